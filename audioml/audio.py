@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PLAYER_SECONDS', 'WRITE_BLOCK', 'MAX_SINC_PHASES', 'READS', 'CPU_BLOCK', 'GPU_BLOCK', 'DB_PER_NEPER', 'AudioClip',
-           'new_axes', 'resample', 'load_audio', 'LogMelConfig', 'mel_filters', 'mel_centres', 'LogMel',
+           'new_axes', 'one_thread', 'resample', 'load_audio', 'LogMelConfig', 'mel_filters', 'mel_centres', 'LogMel',
            'plot_spectrogram']
 
 # %% ../nbs/10_audio.ipynb #37993495
-import base64, io, os, struct
+import base64, contextlib, io, os, struct
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, gcd
@@ -82,10 +82,20 @@ def _show(self,
 AudioClip.show = _show
 
 # %% ../nbs/10_audio.ipynb #6c039983
+@contextlib.contextmanager
+def one_thread():
+    "Run torch's CPU operations in one thread."
+    n = torch.get_num_threads()
+    if n > 1: torch.set_num_threads(1)
+    try: yield
+    finally:
+        if n > 1: torch.set_num_threads(n)
+
+# %% ../nbs/10_audio.ipynb #1e4ef9cf
 MAX_SINC_PHASES = 1000 # above this many kernels torchaudio's resampler takes gigabytes
 
 @lru_cache(32)
-def _resampler(old, new): return torchaudio.transforms.Resample(old, new)
+def _resampler(old, new, device): return torchaudio.transforms.Resample(old, new).to(device)
 
 def resample(
     x:torch.Tensor, # (..., n) samples
@@ -95,7 +105,8 @@ def resample(
     "Resample the last axis from `old` to `new` Hz."
     if new <= 0 or old <= 0: raise BadInput(f'cannot resample {old} to {new} Hz', want='positive rates')
     if old == new or not x.shape[-1]: return x
-    if max(old, new)//gcd(old, new) <= MAX_SINC_PHASES: return _resampler(int(old), int(new)).to(x.device)(x)
+    if max(old, new)//gcd(old, new) <= MAX_SINC_PHASES:
+        with one_thread(): return _resampler(int(old), int(new), x.device)(x)
     from scipy.signal import resample_poly # a slow import for a rare case
     y = resample_poly(x.cpu().numpy(), new//gcd(old, new), old//gcd(old, new), axis=-1)
     return torch.from_numpy(np.ascontiguousarray(y, dtype=np.float32)).to(x.device)
@@ -294,7 +305,7 @@ def _frames(self,
     step = max(1, (CPU_BLOCK if x.device.type == 'cpu' else GPU_BLOCK)//max(len(x), 1))
     for i in range(start, stop, step):
         j = min(i+step, stop)
-        out[:, i-start:j-start] = self._block(_span(x, i*hop-half, (j-1)*hop-half+self.cfg.n_fft))
+        with one_thread(): out[:, i-start:j-start] = self._block(_span(x, i*hop-half, (j-1)*hop-half+self.cfg.n_fft))
     return out.view(*shape, *out.shape[1:])
 
 LogMel.frames = _frames

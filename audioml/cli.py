@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'drums', 'runs', 'AUDIO_SUFFIXES', 'find_audio', 'is_midi', 'check_out', 'plan_outputs', 'open_jobs',
-           'transcribe_jobs', 'transcribe', 'version', 'runs_dir', 'run_notebooks', 'find_run', 'run_summary',
-           'parse_value', 'run_parameters', 'parse_parameters', 'start_run', 'list_runs', 'start_command', 'main']
+           'transcribe_jobs', 'show_percent', 'check_device', 'transcribe', 'version', 'runs_dir', 'run_notebooks',
+           'find_run', 'run_summary', 'parse_value', 'run_parameters', 'parse_parameters', 'start_run', 'list_runs',
+           'start_command', 'main']
 
 # %% ../nbs/95_cli.ipynb #2bf7a2ac
 import ast, os, re, sys
@@ -106,19 +107,38 @@ def _write_midi(notes, path):
     try: write_midi(notes, path)
     except OSError as e: raise BadInput(f'cannot be written ({e.strerror or e})', where=path) from None
 
+def show_percent(
+    done:int, # windows done
+    total:int # windows in all
+):
+    "Progress of one recording on a terminal, gone at the end. Nothing where the error stream is a file."
+    if not sys.stderr.isatty(): return
+    sys.stderr.write(f'\r{100*done//total:3} %' if done < total else '\r     \r'); sys.stderr.flush()
+
+def check_device(
+    device:str|None # as PyTorch names it; None is always good
+):
+    "Raise `BadInput` when PyTorch cannot use `device` here."
+    if device is None: return
+    import torch
+    try: torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as e: raise BadInput(f'cannot be used ({str(e).splitlines()[0]})', where=f'device {device}', want='cpu always works') from None
+
+# %% ../nbs/95_cli.ipynb #4edd13ed
 @drums.command()
 def transcribe(
     inputs:Annotated[list[Path], typer.Argument(metavar='IN', help='recordings (wav flac ogg mp3 ...), or folders of them')],
     out:Annotated[Path|None, typer.Option('--out', '-o', help='MIDI file, or a folder for several; default: beside each recording')]=None,
     bundle:Annotated[Path|None, typer.Option(help='trained model, as training runs leave it in model/; default: the one that ships')]=None,
-    overlap:Annotated[float, typer.Option(min=0, max=.9, help='share of a window that the next one covers again')]=.25,
+    overlap:Annotated[float|None, typer.Option(min=0, max=.9, help='share of a window that the next one covers again; default: .25')]=None,
     device:Annotated[str|None, typer.Option(help='cpu or cuda; default: cuda where there is one')]=None,
     overwrite:Annotated[bool, typer.Option('--overwrite', help='replace MIDI files that are there')]=False,
 ):
     "Write down the drums of recordings as MIDI files."
     def load():
         from audioml.drums.transcribe import load_transcriber
-        return partial(load_transcriber(bundle, device).transcribe, overlap=overlap)
+        check_device(device)
+        return partial(load_transcriber(bundle, device).transcribe, overlap=overlap, progress=show_percent)
     named = out is not None and is_midi(out) and not out.is_dir()  # the user named this very file
     transcribe_jobs(open_jobs(plan_outputs(inputs, out), overwrite or named), load, _write_midi)
 
@@ -149,7 +169,7 @@ def find_run(
     known = run_notebooks(folder)
     for full, path in known.items():
         if name in (full, full.partition('_')[2]): return path
-    raise BadInput(f'no run is called {name!r}', want=f'one of {", ".join(known) or "none, there are no run notebooks"}')
+    raise BadInput(f'no run is called {name!r}', want=f'one of {", ".join(known)}' if known else 'there are no run notebooks')
 
 # %% ../nbs/95_cli.ipynb #f6e0e271
 def run_summary(

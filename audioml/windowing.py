@@ -10,7 +10,7 @@ __all__ = ['SlidingWindowConfig', 'n_windows', 'hop_of', 'fixed_plan', 'valid_pl
 # %% ../nbs/14_windowing.ipynb #090f4de9
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil, gcd, lcm
+from math import gcd, lcm
 import numpy as np
 from fastcore.basics import patch
 from .core import *
@@ -178,10 +178,11 @@ def cut(
 ):                     # window (size, ...) like `x`, mask (size,) bool array: True is music
     "A copy of one window, padded where it leaves the song."
     src, dst = clip_span(start, size, len(x))
+    mask = np.zeros(size, dtype=bool); mask[dst] = True
+    if mask.all(): return (x[src].copy() if isinstance(x, np.ndarray) else x[src].clone()), mask
     full = np.full if isinstance(x, np.ndarray) else x.new_full
     window = full((size, *x.shape[1:]), pad_value, dtype=x.dtype)
     window[dst] = x[src]
-    mask = np.zeros(size, dtype=bool); mask[dst] = True
     return window, mask
 
 # %% ../nbs/14_windowing.ipynb #95fd170d

@@ -122,6 +122,10 @@ def test_own_midi_file_is_not_overwritten(songs, tmp_path, cli):
         assert res.returncode == 2 and 'is there already' in res.stderr and own.read_bytes() == b'mine'
     finally: own.unlink()
 
+def test_bad_device_is_one_line(songs, cli):
+    res = cli('drums', 'transcribe', songs/'one.wav', '-o', 'out.mid', '--device', 'gramophone')
+    assert res.returncode == 2 and res.stderr.count('\n') == 1 and 'device gramophone' in res.stderr
+
 def test_bad_bundle_is_one_line(songs, tmp_path, cli):
     (tmp_path/'model').mkdir(); (tmp_path/'model'/'model.pkl').write_bytes(b'\x80\x04.')
     res = cli('drums', 'transcribe', songs, '-o', 'out', '--bundle', 'model')

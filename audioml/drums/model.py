@@ -22,6 +22,9 @@ class DrumModelConfig(Config):
     encoder:EncoderConfig = field(default_factory=EncoderConfig) # the shared encoder
     memory:bool = False                                        # LSTM over the CLS vectors of consecutive windows
     onset_prior:float = 0.02                                   # share of frames with an onset: where the head's bias starts
+    def check(self):
+        self.need(5 <= self.n_classes <= 8, f'n_classes must be 5 to 8, got {self.n_classes}')
+        self.need(0 < self.onset_prior < 1, f'onset_prior must be between 0 and 1, got {self.onset_prior}')
 
 #: `small` trains in minutes on two cores; the others want more time or a GPU
 PRESETS = dict(
@@ -50,7 +53,9 @@ class DrumModel(nn.Module):
         lead = x.shape[:-2]
         frames, cls = self.encoder(x.flatten(0, -3), mask.flatten(0, -2))
         if self.cfg.memory:
-            past, state = self.lstm(cls.view(lead[0], -1, cls.shape[-1]), state)
+            turn = lambda st: None if st is None else tuple(t.transpose(0, 1).contiguous() for t in st)  # rows first, as everywhere else
+            past, state = self.lstm(cls.view(lead[0], -1, cls.shape[-1]), turn(state))
+            state = turn(state)
             frames = frames + self.context(past).flatten(0, 1)[:, None]
         shaped = lambda t: t.unflatten(0, lead)
         return dict(onset=shaped(self.onset(frames)), velocity=shaped(self.velocity(frames).sigmoid()), mask=mask, state=state)

@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['BUNDLES', 'TranscriberConfig', 'Predictor', 'Transcriber', 'song_reader', 'save_transcriber', 'load_transcriber',
-           'reference_events', 'song_activations', 'fit_thresholds', 'score_songs']
+           'reference_events', 'song_activations', 'fit_thresholds', 'score_songs', 'window_borders', 'border_recall',
+           'plot_scores', 'plot_thresholds']
 
 # %% ../../nbs/74_drums.transcribe.ipynb #557a9c52
 import numpy as np, pandas as pd, torch
+from matplotlib import pyplot as plt
 from dataclasses import dataclass, field
 from fastcore.basics import patch
 from pathlib import Path
@@ -75,10 +77,8 @@ def song_reader(
     "How `aggregate` reads a recording: log-mel windows made when they are needed."
     n_frames = -(-len(samples)//logmel.cfg.hop_length)
     def read(start, stop):
-        song, window = clip_span(start, stop-start, n_frames)
-        x, mask = torch.full((stop-start, logmel.cfg.n_mels), PAD_LEVEL), torch.zeros(stop-start, dtype=torch.bool)
-        x[window], mask[window] = logmel.frames(samples, song.start, song.stop), True
-        return x, mask
+        frame = torch.arange(start, stop)
+        return logmel.frames(samples, start, stop), (frame >= 0) & (frame < n_frames)
     return read, n_frames
 
 # %% ../../nbs/74_drums.transcribe.ipynb #0b4e4b70
@@ -153,7 +153,7 @@ def song_activations(
     w, out = transcriber.cfg.windows, {}
     for i in ids:
         x = torch.from_numpy(store.read(i, 'logmel').astype(np.float32))
-        out[i] = aggregate(array_reader(x, PAD_LEVEL), len(x), transcriber.predict, w.frames(transcriber.frame_rate),
+        out[i] = aggregate(array_reader(x, PAD_LEVEL, mask=True), len(x), transcriber.predict, w.frames(transcriber.frame_rate),
                            w.inference_overlap_ratio if overlap is None else overlap, method or w.aggregation_method)
     return out
 
@@ -180,3 +180,52 @@ def score_songs(
         t, c, _ = pick_peaks(activations[i]['onset'], transcriber.cfg.thresholds, transcriber.frame_rate, refine=True)
         scores.add(i, ref, (t, c))
     return scores
+
+# %% ../../nbs/74_drums.transcribe.ipynb #63947909
+def window_borders(
+    n_frames:int,            # of the song
+    transcriber:Transcriber,
+    overlap:float            # of windows
+) -> np.ndarray:             # (k,) s, where a window begins or ends inside the song
+    "Where the windows of a song have their borders."
+    size = transcriber.cfg.windows.frames(transcriber.frame_rate)
+    starts = infer_plan(n_frames, size, overlap)
+    edges = np.unique(np.concatenate([starts, starts+size]))
+    return edges[(edges > 0) & (edges < n_frames)]/transcriber.frame_rate
+
+def border_recall(
+    transcriber:Transcriber,
+    activations:dict, # id -> activations
+    references:dict,  # id -> (times, classes)
+    borders:dict      # id -> (k,) s
+) -> tuple[float, float]: # recall within 0.5 s of a border, recall elsewhere
+    "Does overlap make the borders of windows as good as the rest?"
+    est = [pick_peaks(activations[i]['onset'], transcriber.cfg.thresholds, transcriber.frame_rate, refine=True)[:2] for i in references]
+    return boundary_recall(list(references.values()), est, [borders[i] for i in references])
+
+# %% ../../nbs/74_drums.transcribe.ipynb #411e6bc4
+def plot_scores(
+    scores:Scores # of `score_songs`
+):                # the figure
+    "Precision, recall and F of each class, as bars."
+    table = scores.per_class
+    fig, ax = plt.subplots(figsize=(7, 2.6), dpi=80)
+    table[['precision', 'recall', 'f']].plot.bar(ax=ax, rot=0, width=.75, color=['#9ecae1', '#3182bd', '#08306b'])
+    ax.set(ylim=(0, 1.02), xlabel='', title=f'micro F {scores.micro_f():.3f}, {int(table.n.sum())} notes'); ax.legend(loc='lower right', fontsize=8, ncols=3)
+    return fig
+
+def plot_thresholds(
+    transcriber:Transcriber,
+    activations:dict, # id -> activations
+    references:dict   # id -> (times, classes)
+):                    # the figure
+    "F of each class against its threshold; dots mark the thresholds in use."
+    peaks = [pick_peaks(activations[i]['onset'], .05, transcriber.frame_rate) for i in references]
+    fig, ax = plt.subplots(figsize=(7, 2.6), dpi=80)
+    for c, name in enumerate(transcriber.classes.names):
+        mine = [(t[l == c], s[l == c]) for t, l, s in peaks]
+        curve = f_curve(*map(list, zip(*mine)), [t[l == c] for t, l in references.values()])
+        line, = ax.plot(GRID, curve, label=name)
+        ax.plot(transcriber.cfg.thresholds[c], np.interp(transcriber.cfg.thresholds[c], GRID, curve), 'o', color=line.get_color())
+    ax.set(xlabel='threshold', ylabel='F', ylim=(0, 1.02)); ax.legend(fontsize=8, ncols=2)
+    return fig

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FREE_TO_CHANGE', 'TrainConfig', 'shuffled', 'EpochBatches', 'EveryEpoch', 'in_order', 'make_loader', 'make_dls',
-           'make_learner', 'without_decay', 'train_cbs', 'find_point', 'seed_everything', 'fit']
+           'bars_of', 'make_learner', 'without_decay', 'train_cbs', 'find_point', 'seed_everything', 'stop_workers',
+           'fit']
 
 # %% ../../nbs/54_training.learner.ipynb #4a3cebb7
 import random, shutil
@@ -134,6 +135,8 @@ def make_dls(
     return dls
 
 # %% ../../nbs/54_training.learner.ipynb #00a6d1b1
+def bars_of(learn) -> list: "fastai's own progress bars, which `ProgressLine` replaces."; return [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
+
 def make_learner(
     dls:DataLoaders,    # of `make_dls`
     model:torch.nn.Module,
@@ -143,7 +146,7 @@ def make_learner(
 ) -> Learner:
     "A fastai Learner without its progress bar, for `fit`."
     learn = Learner(dls, model, loss_func, metrics=metrics, cbs=cbs, splitter=lambda m: list(m.parameters()))
-    return learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
+    return learn.remove_cbs(bars_of(learn))
 
 def without_decay(opt):
     "Take vectors, whatever their number of dimensions, out of weight decay."
@@ -194,8 +197,14 @@ def _check(learn, cfg, run):
     "Fail before the first batch rather than after the first epoch."
     known = ['train_loss', 'valid_loss', *learn.metrics.attrgot('name')]
     if cfg.metric not in known: raise BadInput(f'no metric {cfg.metric!r}', where='TrainConfig', want=f'one of {", ".join(known)}')
+    for prefix, _ in cfg.freeze: params_named(learn.model, prefix)
     if run and not hasattr(getattr(learn.dls.train, 'batch_sampler', None), 'seek'):
         raise BadInput('this loader cannot start in the middle of an epoch', where='fit', want='loaders of make_dls, or run=None')
+
+def stop_workers(dls):
+    "End loading processes that wait for another epoch. Left to the garbage collector, each would take five seconds."
+    for dl in dls:
+        if getattr(dl, '_iterator', None) is not None: dl._iterator._shutdown_workers(); dl._iterator = None
 
 def fit(
     learn:Learner,           # of `make_learner`
@@ -211,6 +220,8 @@ def fit(
     seed_everything(derive_seed(cfg.seed, 'fit'))
     learn.create_opt(); without_decay(learn.opt)
     ours = train_cbs(cfg, run, point)
-    with learn.no_logging(), learn.no_mbar():
-        learn.fit_one_cycle(cfg.epochs, cfg.lr, div=cfg.div, div_final=cfg.div_final, pct_start=cfg.pct_start, wd=cfg.weight_decay, cbs=ours + list(cbs or []))
+    try:
+        with learn.no_logging(), learn.removed_cbs(bars_of(learn)):
+            learn.fit_one_cycle(cfg.epochs, cfg.lr, div=cfg.div, div_final=cfg.div_final, pct_start=cfg.pct_start, wd=cfg.weight_decay, cbs=ours + list(cbs or []))
+    finally: stop_workers(learn.dls)
     return next(cb for cb in ours if isinstance(cb, History)).frame()
