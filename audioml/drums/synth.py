@@ -230,9 +230,9 @@ class Kit:
     sample_rate:int = 44100
     sources:tuple = ()   # names of the banks
 
-def _draw_piece(bank, other, p, rng):
+def _draw_piece(bank, other, p, rng, variety):
     "Tune, layer and filter the samples of a piece, the same way for all its layers."
-    ratio, seed = np.exp(rng.normal(0, .13)), int(rng.integers(1<<31))
+    ratio, seed = np.exp(rng.normal(0, .13*variety)), int(rng.integers(1<<31))
     blend = rng.uniform(.2, .6) if other is not None else 0.
     out = []
     for x in bank.shots[p]:
@@ -240,8 +240,8 @@ def _draw_piece(bank, other, p, rng):
         if blend:
             y = other.shots[p][-1]; n = max(len(x), len(y))
             x = (1-blend)*np.pad(x, (0, n-len(x))) + blend*np.pad(y, (0, n-len(y)))
-        x = _colour(x, bank.sample_rate, np.random.default_rng(seed))
-        if rng.random() < .3: x *= np.exp(-np.arange(len(x))/(bank.sample_rate*RING[p]*rng.uniform(.1, .5))).astype(np.float32)  # damped
+        x = _colour(x, bank.sample_rate, np.random.default_rng(seed), 4*variety)
+        if rng.random() < .3*variety: x *= np.exp(-np.arange(len(x))/(bank.sample_rate*RING[p]*rng.uniform(.1, .5))).astype(np.float32)  # damped
         out.append(x/np.abs(x).max())
     return out
 
@@ -250,7 +250,8 @@ def draw_kit(
     banks:list,             # recorded banks to choose from, may be empty
     rng:np.random.Generator,
     p_procedural:float=.3,  # share of families that are synthesised
-    sample_rate:int=44100
+    sample_rate:int=44100,  # Hz
+    variety:float=1.        # how far tuning, filters and levels stray
 ) -> Kit:
     "Put a kit together, piece families from one bank or from several."
     made = procedural_bank(int(rng.integers(1<<31)), sample_rate)
@@ -260,17 +261,17 @@ def draw_kit(
     for family in FAMILIES:
         bank = pick() if mixed else main
         if not set(family) & set(bank.shots): bank = made
-        lift = rng.normal(0, 3)
+        lift = rng.normal(0, 3*variety)
         for p in family:
             source = bank if p in bank.shots else None
             if source is None:
                 near = [q for q in family if q in bank.shots]
                 source = Bank(bank.name, {p:bank.shots[near[0]]}, bank.sample_rate) if p in (40, 41, 45, 48, 52, 55) else made
-            other = (made if rng.random() < .5 else pick()) if rng.random() < .25 else None
-            layers[p] = _draw_piece(source, other if other and p in other.shots else None, p, rng)
-            gain[p] = 10**((LEVEL[p] + lift + rng.normal(0, 2.5))/20)
+            other = (made if rng.random() < .5 else pick()) if rng.random() < .25*variety else None
+            layers[p] = _draw_piece(source, other if other and p in other.shots else None, p, rng, variety)
+            gain[p] = 10**((LEVEL[p] + lift + rng.normal(0, 2.5*variety))/20)
         sources.append(bank.name)
-    return Kit(layers, gain, rng.uniform(.7, 1.4), sample_rate, tuple(sources))
+    return Kit(layers, gain, 1 + rng.uniform(-.35, .4)*variety, sample_rate, tuple(sources))
 
 # %% ../../nbs/70_drums.synth.ipynb #c88a57f0
 def _steps(**hits): "'on the 1st and 9th step' -> probabilities"; return {k: np.array([{'x':1., 'o':.5, '.':0., '-':.15}[c] for c in v]) for k, v in hits.items()}
@@ -384,7 +385,7 @@ def audible(
     sounds:list,        # first 50 ms of each note, from `play`
     mix:np.ndarray,     # all tracks together
     sample_rate:int,    # Hz
-    least_db:float=-16. # energy of a note that is heard, against the mix at its place
+    least_db:float=-12. # energy of a note that is heard, against the mix at its place
 ) -> np.ndarray:        # bool, one a note
     "Which notes can be heard."
     starts, out = (notes.onset.to_numpy()*sample_rate).astype(int), np.zeros(len(notes), bool)
@@ -418,23 +419,24 @@ def record(
     tracks:dict,     # from `play`
     rng:np.random.Generator,
     sample_rate:int, # Hz
-    p_background:float=.3 # chance of other instruments in the background
+    p_background:float=.3, # chance of other instruments in the background
+    variety:float=1. # how far room and processing stray
 ) -> np.ndarray:     # float32 (n,), peak below 1
     "Mix tracks as a recording: room, compression, saturation, filter, background, noise, level."
     wet = {f: rng.uniform(0, 1) for f in tracks}
     mix, send = sum(tracks.values()), sum(w*tracks[f] for f, w in wet.items())
-    amount = rng.choice([0., rng.uniform(.05, .3), rng.uniform(.3, .9)], p=[.2, .5, .3])
+    amount = variety*rng.choice([0., rng.uniform(.05, .3), rng.uniform(.3, .9)], p=[.2, .5, .3])
     if amount: mix = mix + np.float32(amount)*(room(send.astype(np.float32), sample_rate, rng)-send)
     if rng.random() < .6: mix = compress(mix, sample_rate, threshold_db=rng.uniform(-30, -12), ratio=rng.uniform(1.5, 6), attack=rng.uniform(.001, .03), release=rng.uniform(.05, .3))
-    if rng.random() < .4: mix = saturate(mix/(np.abs(mix).max()+1e-6), rng.uniform(.3, 2.5))
-    if rng.random() < .7: mix = random_eq(mix, sample_rate, rng, max_db=9.)
+    if rng.random() < .4: mix = saturate(mix/(np.abs(mix).max()+1e-6), rng.uniform(.3, 2.5)*variety)
+    if rng.random() < .7: mix = random_eq(mix, sample_rate, rng, max_db=9.*variety)
     mix = mix/(np.abs(mix).max()+1e-6)
     if rng.random() < p_background:
         other = _accompaniment(int(rng.integers(40)), 60., sample_rate)
         start = int(rng.integers(len(other)//2)); other = np.resize(other[start:], len(mix))
         mix = mix + other/(other.std()+1e-6)*mix.std()*10**(rng.uniform(-30, -6)/20)
     if rng.random() < .7: mix = add_noise(mix, rng, snr_db=rng.uniform(25, 60), colour=str(rng.choice(['white', 'pink', 'brown'])))
-    if rng.random() < .2: mix = sosfilt(butter(6, rng.uniform(7000, 16000), fs=sample_rate, output='sos'), mix)
+    if rng.random() < .2*variety: mix = sosfilt(butter(6, rng.uniform(7000, 16000), fs=sample_rate, output='sos'), mix)
     return (mix/(np.abs(mix).max()+1e-6)*10**(rng.uniform(-12, -.5)/20)).astype(np.float32)
 
 # %% ../../nbs/70_drums.synth.ipynb #8b290c83
@@ -451,6 +453,7 @@ class SynthConfig(Config):
     groove_split:str = 'train'       # which of them, where an `info.csv` names splits
     generated:float = .3             # share of generated grooves when there are MIDI files
     background:float = .25           # share of songs with other instruments behind
+    variety:float = 1.               # how far kits, rooms and processing stray: 1 is what real recordings ask for, less is learned sooner
     sample_rate:int = 44100
 
 HELD_OUT_PROGRAMS = (8, 16)  # kits of the embedded font that no training set uses: they judge. Their hats and cymbals are those of kit 0
@@ -504,10 +507,10 @@ def render_song(
 ) -> tuple[AudioClip, pd.DataFrame]: # mono recording, its notes
     "Play notes on kit number `i` and record them."
     rng = derive_rng('drums.synth', cfg.seed, i, 'sound')
-    kit = draw_kit(list(open_banks(cfg)), rng, cfg.procedural, cfg.sample_rate)
+    kit = draw_kit(list(open_banks(cfg)), rng, cfg.procedural, cfg.sample_rate, cfg.variety)
     tracks, sounds = play(notes, kit, rng, int((notes.onset.max()+2.)*cfg.sample_rate))
     notes = notes[audible(notes, sounds, sum(tracks.values()), cfg.sample_rate)].reset_index(drop=True)
-    return AudioClip(torch.from_numpy(record(tracks, rng, cfg.sample_rate, cfg.background)[None]), cfg.sample_rate), notes
+    return AudioClip(torch.from_numpy(record(tracks, rng, cfg.sample_rate, cfg.background, cfg.variety)[None]), cfg.sample_rate), notes
 
 def synth_song(
     cfg:SynthConfig,
