@@ -85,5 +85,5 @@ def start_from(
 ) -> DrumModel:      # the same model, with the bundle's weights
     "Initialise a model with the weights of a bundle. Raises `BadInput` for a bundle that does not fit."
     _, state = read_bundle(bundle, 'drums')
-    model.load_state_dict(adapt_weights(state, model))
+    model.load_state_dict(adapt_weights(state, model).state)
     return model

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BUNDLES', 'TranscriberConfig', 'Predictor', 'Transcriber', 'song_reader', 'save_transcriber', 'load_transcriber',
            'reference_events', 'song_activations', 'fit_thresholds', 'score_songs', 'window_borders', 'border_recall',
-           'plot_scores', 'plot_thresholds']
+           'plot_song', 'plot_scores', 'plot_thresholds']
 
 # %% ../../nbs/74_drums.transcribe.ipynb #557a9c52
 import numpy as np, pandas as pd, torch
@@ -202,6 +202,24 @@ def border_recall(
     "Does overlap make the borders of windows as good as the rest?"
     est = [pick_peaks(activations[i]['onset'], transcriber.cfg.thresholds, transcriber.frame_rate, refine=True)[:2] for i in references]
     return boundary_recall(list(references.values()), est, [borders[i] for i in references])
+
+# %% ../../nbs/74_drums.transcribe.ipynb #dc6e8528
+def plot_song(
+    x,                   # (n, n_mels) log-mel frames
+    features:LogMelConfig,
+    classes:DrumClasses,
+    played:tuple,        # times and classes of the reference
+    found:tuple=None,    # times and classes of an estimate
+    title:str=''
+):                       # the figure
+    "What the model gets to see, and below it the notes that were played (blue) and found (red)."
+    fig, axs = plt.subplots(2, 1, figsize=(9, 4.4), dpi=80, sharex=True, height_ratios=(3, 2), layout='constrained')
+    plot_spectrogram(x, features.frame_rate, ax=axs[0], cfg=features); axs[0].set(title=title, xlabel='')
+    for label, events, color, dy in (('played', played, 'C0', .14), ('found', found, 'C3', -.14)):
+        if events is not None: axs[1].plot(events[0], np.asarray(events[1])+dy, '|', color=color, ms=10, mew=1.6, label=label)
+    axs[1].set(xlim=(0, len(x)/features.frame_rate), ylim=(-.6, classes.n-.4), yticks=range(classes.n), yticklabels=classes.names, xlabel='time (s)')
+    axs[1].legend(loc='upper right', fontsize=8)
+    return fig
 
 # %% ../../nbs/74_drums.transcribe.ipynb #411e6bc4
 def plot_scores(
