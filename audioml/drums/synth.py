@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PIECES', 'SAME_PIECE', 'FAMILIES', 'LEVEL', 'RING', 'PROGRAMS', 'TABLES', 'KEYS', 'VELOCITIES', 'INSTRUMENT',
-           'SAMPLE', 'HOLD', 'DECAY', 'SUSTAIN', 'ATTENUATION', 'LOOPS', 'ROOT', 'COARSE', 'FINE', 'AUDIO_SUFFIXES',
-           'PIECE_RULES', 'RECIPES', 'STYLES', 'HELD_OUT_PROGRAMS', 'Bank', 'trim_shot', 'read_soundfont', 'drum_zones',
-           'zone_sound', 'soundfont_bank', 'piece_of', 'folder_bank', 'modes', 'noise_burst', 'drum_shot', 'metal_shot',
+           'SAMPLE', 'HOLD', 'DECAY', 'SUSTAIN', 'ATTENUATION', 'LOOPS', 'ROOT', 'COARSE', 'FINE', 'PIECE_RULES',
+           'RECIPES', 'STYLES', 'HELD_OUT_PROGRAMS', 'Bank', 'trim_shot', 'read_soundfont', 'drum_zones', 'zone_sound',
+           'soundfont_bank', 'piece_of', 'folder_bank', 'modes', 'noise_burst', 'drum_shot', 'metal_shot',
            'procedural_piece', 'procedural_bank', 'Kit', 'draw_kit', 'draw_groove', 'play', 'audible', 'record',
            'SynthConfig', 'open_banks', 'groove_files', 'midi_groove', 'render_song', 'synth_song']
 
@@ -171,7 +171,6 @@ def soundfont_bank(
     return Bank(f'{Path(path).stem if path != str(default_soundfont()) else "embedded"}:{program}', shots, sample_rate)
 
 # %% ../../nbs/70_drums.synth.ipynb #9d91c7b6
-AUDIO_SUFFIXES = ('.wav', '.flac', '.ogg', '.mp3', '.aif', '.aiff')
 PIECE_RULES = [(r'clap|choke|swish|roll|cowbell|empty|demo|conga|agogo|flam|hat free', None),
     (r'side.?stick|rim.?click|\bstick|cross.?stick|\brs_', 37), (r'kick|bass.?drum|drum_bass|\bbd', 36), (r'rim.?shot|snare.*(rim|edge)', 40),
     (r'snare|\bsd|\bsn', 38), (r'(hat|hh|cymbal).*(pedal|foot)|(pedal|foot).*(hat|hh)', 44),

@@ -218,7 +218,7 @@ def plot_song(
     for label, events, color, dy in (('played', played, 'C0', .14), ('found', found, 'C3', -.14)):
         if events is not None: axs[1].plot(events[0], np.asarray(events[1])+dy, '|', color=color, ms=10, mew=1.6, label=label)
     axs[1].set(xlim=(0, len(x)/features.frame_rate), ylim=(-.6, classes.n-.4), yticks=range(classes.n), yticklabels=classes.names, xlabel='time (s)')
-    axs[1].legend(loc='upper right', fontsize=8)
+    axs[1].legend(loc='lower right', bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
     return fig
 
 # %% ../../nbs/74_drums.transcribe.ipynb #411e6bc4
