@@ -255,7 +255,7 @@ def _lin(u, a, b): return a + (b-a)*u[0]     # between a and b, on a linear scal
 def _log(u, a, b): return a*(b/a)**u[1]      # between a and b, on a logarithmic scale
 
 def _kick(p, n, sr, rng, u):
-    return drum_shot(n, sr, _log(u, 38, 75), _lin(u, .5, 5), _log(u, .008, .05), _log(u, .05, .4), rng, u[2]*.4, u[3]*.5, (800, 9000), _log(u, .003, .02))
+    return drum_shot(n, sr, _log(u, 38, 65), _lin(u, .5, 5), _log(u, .008, .05), _log(u, .05, .4), rng, u[2]*.4, u[3]*.5, (800, 9000), _log(u, .003, .02))
 
 def _side_stick(p, n, sr, rng, u):
     wood = modes(n, sr, _log(u, 350, 900)*np.array([1, 1.8, 3.1, 4.4]), rng.uniform(.3, 1, 4), _log(u, .008, .03)*np.ones(4), rng)
@@ -267,13 +267,13 @@ def _snare(p, n, sr, rng, u):
     return skin + _lin(u, .2, .9)*noise_burst(n, sr, _log(u, 300, 1800), 14000*(.6+.5*u[3]), _log(u, .04, .22), rng) + rim
 
 def _tom(p, n, sr, rng, u):
-    f0 = _log(u, *{41:(55, 95), 45:(80, 140), 48:(110, 220)}[p])
+    f0 = _log(u, *{41:(65, 100), 45:(90, 145), 48:(120, 220)}[p])
     return drum_shot(n, sr, f0, _lin(u, .05, .6), _log(u, .02, .1), _log(u, .12, .6), rng, .2+u[2]*.5, .05+u[3]*.3, (300, 6000), .012)
 
 # %% ../../nbs/70_drums.synth.ipynb #c411f78e
 def _hat(p, n, sr, rng, u):
-    tau = {42:_log(u, .012, .06), 44:_log(u, .02, .07), 46:_log(u, .15, .7)}[p]
-    return metal_shot(n, sr, _log(u, 350, 3500), 15000, 12+int(30*u[2]), tau, rng, .3+u[3], tau*rng.uniform(.8, 1.2), .002 if p == 44 else 0)
+    tau = {42:_log(u, .012, .05), 44:_log(u, .02, .06), 46:_log(u, .12, .45)}[p]
+    return metal_shot(n, sr, _log(u, 1500, 5000), 15000, 12+int(30*u[2]), tau, rng, .3+u[3], tau*rng.uniform(.8, 1.2), .002 if p == 44 else 0)
 
 def _ride(p, n, sr, rng, u):
     bow = metal_shot(n, sr, _log(u, 300, 900), 12000, 30+int(40*u[2]), _log(u, .3, 1.2), rng, .1+.4*u[3], _log(u, .2, .8))
@@ -283,7 +283,7 @@ def _bell(p, n, sr, rng, u):
     return metal_shot(n, sr, _log(u, 600, 1200), 8000, 6+int(8*u[2]), _log(u, .3, .9), rng, .05+.2*u[3], .2)
 
 def _crash(p, n, sr, rng, u):
-    tau = {49:_log(u, .4, 1.2), 55:_log(u, .12, .4), 52:_log(u, .2, .8)}[p]
+    tau = {49:_log(u, .5, 1.2), 55:_log(u, .2, .5), 52:_log(u, .3, .8)}[p]
     return metal_shot(n, sr, _log(u, 250, 700), 15000 if p != 52 else 9000, 40+int(40*u[2]), tau, rng, .6+u[3], tau, _log(u, .001, .008))
 
 RECIPES = {36:_kick, 37:_side_stick, 38:_snare, 40:_snare, 41:_tom, 45:_tom, 48:_tom, 42:_hat, 44:_hat, 46:_hat, 49:_crash, 52:_crash, 55:_crash, 51:_ride, 53:_bell}
