@@ -66,11 +66,13 @@ def undisturbed(server, tmp_path_factory): return to_the_end(server, tmp_path_fa
 def kill_often(server, folder, rounds, seed, **kwargs):
     "Start the run `rounds` times and kill it each time after it has gone some way; return how many were killed while they trained."
     rng, killed = random.Random(seed), 0
-    seen = lambda: sorted(p.name for p in (folder/'checkpoints').glob('*')) if folder.exists() else []
+    def seen():
+        try: return sorted(name for name in os.listdir(folder/'checkpoints') if not name.startswith('.'))
+        except FileNotFoundError: return []  # not made yet, or being emptied this moment
     for _ in range(rounds):
         before = seen()
         p = server.Process(target=train, args=(str(folder),), kwargs=kwargs); p.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while seen() == before and p.is_alive() and time.monotonic() < deadline: time.sleep(.002)  # it trains now
         time.sleep(rng.uniform(0, .15))
         killed += p.is_alive()
