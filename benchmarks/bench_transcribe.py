@@ -8,7 +8,7 @@ best of several rounds counts. `cold_s` is the whole command for the short song,
 import json, os, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 
-SHORT, LONG, SAMPLE_RATE, ROUNDS, THREADS = 3, 30, 44100, 3, 2
+SHORT, LONG, SAMPLE_RATE, ROUNDS, THREADS = 3, 30, 44100, 8, 2
 TARGETS = dict(real_time_factor=.02, memory_growth=1., overlap_cost=1.5)
 
 
