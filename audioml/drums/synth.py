@@ -583,9 +583,6 @@ def open_banks(cfg:SynthConfig) -> tuple:
             seen.add(key)
     return tuple(banks)
 
-# %% ../../nbs/70_drums.synth.ipynb #6214d340
-#| export
-
 # %% ../../nbs/70_drums.synth.ipynb #673ec69b
 @lru_cache(maxsize=8)
 def groove_files(folder:str, split:str='train') -> tuple:
