@@ -64,7 +64,8 @@ docs: $(READY) ## the documentation site (needs Quarto)
 	@command -v quarto >/dev/null || { echo 'make: the site needs Quarto, see https://quarto.org' >&2; exit 2; }
 	nbdev_docs
 
-bench: $(READY) ## speed and memory of transcription and of the store, against their targets
+bench: $(READY) ## speed and memory against their targets, and against the libraries people use today
+	@$(UV) --no-build-isolation -e '.[bench]'
 	@failed=; for b in benchmarks/bench_*.py; do echo "$$b"; python $$b $(ARGS) || failed="$$failed $$b"; done; \
 	 if [ -n "$$failed" ]; then echo "missed a target:$$failed" >&2; exit 1; fi
 
