@@ -225,14 +225,16 @@ def _prompt(pattern, kit) -> Pattern:
     return map_pitches(Pattern(notes, pattern.tempo, pattern.meter), _kit(kit)[0])
 
 @patch
-def _continued(self:Generator, pattern, bars, style, kind, sampling, seed, pieces, kit, on_token) -> tuple: # new notes after the pattern, the quarter note they begin at
+def _continued(self:Generator, pattern, bars, style, kind, sampling, seed, pieces, kit, on_token) -> pd.DataFrame: # the new notes, from 0 where the pattern ends; a little before that where they are early
     self.check_order(style, pattern.tempo, bars, pattern.meter, kind, kit)
-    prompt, bar = self.tokenizer.encode(_prompt(pattern, kit)), self.tokenizer.vocab.id('bar', meter_name(pattern.meter))
-    draft = Draft(np.r_[prompt, bar], bars-1, meter_name(pattern.meter), derive_seed(seed, 'continuation'), dict(style=style, tempo=pattern.tempo, kind=kind))
+    tok, meter = self.tokenizer, meter_name(pattern.meter)
+    prompt, bar = tok.encode(_prompt(pattern, kit)), tok.vocab.id('bar', meter)
+    begun = len(tok.bar_starts(prompt)) > pattern.n_bars  # by a stroke that is early for the first beat after the pattern
+    draft = Draft(prompt if begun else np.r_[prompt, bar], bars-1, meter, derive_seed(seed, 'continuation'), dict(style=style, tempo=pattern.tempo, kind=kind))
     self._write([draft], sampling, self.pieces_mask(pieces), on_token)
-    begin = max(len(self.tokenizer.bar_starts(prompt)), pattern.n_bars)*pattern.beats_per_bar
-    new = _on_kit(self.tokenizer.decode(np.r_[bar, draft.tokens[len(prompt):]], pattern.tempo), kit)  # a bar ahead, for a stroke before the first beat
-    return new.notes.assign(onset=np.maximum(new.notes.onset + begin - pattern.beats_per_bar, 0)), begin
+    ahead = [bar, bar, tok.vocab.id('position', 0)] if begun else [bar]  # a bar for strokes before the first beat, and where the model went on
+    new = _on_kit(tok.decode(np.r_[ahead, draft.tokens[len(prompt):]], pattern.tempo), kit).notes
+    return new.assign(onset=new.onset - pattern.beats_per_bar)
 
 # %% ../../nbs/79_groove.generate.ipynb #c19b6d7b
 @patch
@@ -243,10 +245,10 @@ def continuation(self:Generator,
     whole:bool=True                  # with what was there; else the new bars alone, from 0
 ) -> Pattern:
     "Go on where a pattern ends: the model reads the last bars that fit half of its context. After an empty pattern it just begins. Raises `BadInput` as `patterns`."
-    new, begin = self._continued(pattern, bars, style, kind, sampling, seed, pieces, kit, on_token)
-    if not whole: return Pattern(new.assign(onset=np.maximum(new.onset-begin, 0)).sort_values(['onset', 'pitch'], ignore_index=True), pattern.tempo, pattern.meter)
-    notes = pd.concat([n for n in (pattern.notes, new) if len(n)] or [new]).sort_values(['onset', 'pitch'], kind='stable', ignore_index=True)
-    return Pattern(notes, pattern.tempo, pattern.meter)
+    new = self._continued(pattern, bars, style, kind, sampling, seed, pieces, kit, on_token)
+    new = new.assign(onset=np.maximum(new.onset + whole*pattern.n_bars*pattern.beats_per_bar, 0))
+    notes = pd.concat([n for n in (pattern.notes[:len(pattern.notes)*whole], new) if len(n)] or [new])
+    return Pattern(notes.sort_values(['onset', 'pitch'], kind='stable', ignore_index=True), pattern.tempo, pattern.meter)
 
 @patch
 def fill(self:Generator,
@@ -357,14 +359,13 @@ def between(
 def feel(self:Generator,
     where:pd.DataFrame,   # of `places`
     meter:tuple,
-    conditions:np.ndarray,# (4,) what the model is told
-    n_histories:int=8,    # performances side by side
+    conditions:np.ndarray,# (n_histories, 4) what the model is told of each performance
     expect:bool=True,     # pooled medians; else the first performance
     seed:int=0
 ) -> tuple:               # velocity (n,) 1..127, timing (n,) quarter notes from the step
     "Velocity and timing that the model gives to strokes, from left to right."
-    v, n_bins, rest = self.tokenizer.vocab, self.tokenizer.cfg.timing_bins, rest_of_flam(where)
-    read = RowReader(self.model.decoder, self._vectors([conditions]*n_histories), v)
+    v, n_bins, rest, n_histories = self.tokenizer.vocab, self.tokenizer.cfg.timing_bins, rest_of_flam(where), len(conditions)
+    read = RowReader(self.model.decoder, self._vectors(conditions), v)
     u = np.stack([derive_rng(seed, 'feel', k).random((len(where), 2)) for k in range(n_histories)])
     answers, timing = np.zeros((len(where), 2)), np.full(n_histories, -1)
     for i, before in enumerate(place_tokens(where, v.id('bar', meter_name(meter)), v)):
@@ -404,7 +405,7 @@ def humanize(self:Generator,
     timing_strength:float|None=None,   # of timing alone; None: as `strength`
     seed:int=0,
     kit:str='td11',                    # whose pitches the pattern has: a name in `KITS`
-    n_histories:int=8                  # performances to pool in mode expected
+    n_histories:int=16                 # performances to pool in mode expected
 ) -> Pattern:                          # the same notes, with other velocities and onsets
     "Give the feel of a drummer to a pattern. Notes that are no drums of the kit stay as they are. Raises `BadInput` for an unknown style, mode, kit, meter or strength."
     self.check_feel(strength, timing_strength, style, mode, kit)
@@ -412,9 +413,9 @@ def humanize(self:Generator,
     if timing_strength is None: timing_strength = strength
     where = places(pattern, self.tokenizer, _kit(kit)[0])
     if not len(where) or not (strength or timing_strength): return pattern
-    bars = int(where.bar.iloc[-1]) + 1
-    told = self.conditions.row(style, pattern.tempo, bars if bars <= MOST_BARS else None)
-    velocity, offset = self.feel(where, pattern.meter, told, n_histories if mode == 'expected' else 1, mode == 'expected', seed)
+    told = np.stack([self.conditions.row(style, pattern.tempo), self.conditions.row()])
+    told = told[:1] if mode == 'sample' else np.resize(told, (n_histories, told.shape[1]))
+    velocity, offset = self.feel(where, pattern.meter, told, mode == 'expected', seed)
     return _moved(pattern, where, velocity, offset, strength, timing_strength)
 
 def _moved(pattern, where, velocity, offset, strength, timing_strength):

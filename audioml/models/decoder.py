@@ -101,26 +101,34 @@ def hide(
 
 # %% ../../nbs/32_models.decoder.ipynb #27a6617b
 def attend(
-    q:Tensor,        # (b, n, heads, dim)
+    q:Tensor,        # (b, n, heads, dim) scaled queries
     k:Tensor,        # (b, kv_heads, m, dim)
     v:Tensor,        # the same
     mask:Tensor=None # (b or 1, 1, n or 1, m) from `hide`; None: all is seen
-) -> Tensor:         # (b, n, heads*dim)
+) -> Tensor:         # (b, n, heads, dim)
     "Attention in which groups of heads share keys and values (GQA, arXiv 2305.13245)."
-    b, n, h, d = q.shape
-    q = q.reshape(b, k.shape[1], h//k.shape[1], d) if n == 1 else q.transpose(1, 2)
-    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    return (o if n == 1 else o.transpose(1, 2)).reshape(b, n, h*d)
+    if q.shape[1] == 1: return _attend_one(q, k, v, mask)
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, scale=1., enable_gqa=q.shape[2] != k.shape[1]).transpose(1, 2)
+
+def _attend_one(q, k, v, mask):
+    "`attend` for a single token."
+    group = q.reshape(k.shape[0], k.shape[1], q.shape[2]//k.shape[1], q.shape[3])
+    if q.is_cuda: o = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=1.)
+    else:
+        scores = torch.bmm(group.flatten(0, 1), k.flatten(0, 1).mT)
+        if mask is not None: scores = (scores.view(*group.shape[:3], -1) + mask).flatten(0, 1)
+        o = torch.bmm(scores.softmax(-1), v.flatten(0, 1))
+    return o.reshape(q.shape)
 
 # %% ../../nbs/32_models.decoder.ipynb #47edb249
 QUERIES = 128 # tokens of a block
 
 def attend_past(
-    q:Tensor,        # (b, n, heads, dim) of the last n of m tokens
+    q:Tensor,        # (b, n, heads, dim) scaled queries of the last n of m tokens
     k:Tensor,        # (b, kv_heads, m, dim)
     v:Tensor,        # the same
     mask:Tensor=None # (b or 1, 1, n, m), the future hidden; may be None for a single token
-) -> Tensor:         # (b, n, heads*dim)
+) -> Tensor:         # (b, n, heads, dim)
     "`attend` to what came before."
     n, past = q.shape[1], k.shape[2]-q.shape[1]
     if n <= QUERIES or q.is_cuda: return attend(q, k, v, mask)
@@ -136,16 +144,16 @@ class CausalAttention(nn.Module):
         self.qkv, self.out = Linear(cfg.dim, (self.heads + 2*self.kv_heads)*self.head_dim), Linear(cfg.dim, cfg.dim)
 
     def forward(self,
-        x:Tensor,              # (b, n, dim)
-        by:Tensor,             # turns for queries, keys and values, see `turn`
-        mask:Tensor=None,      # see `attend_past`
-        put:callable=None      # `Step.put` of this layer, when there is a cache
-    ) -> Tensor:               # (b, n, dim)
-        (b, n, _), h, kv = x.shape, self.heads, self.kv_heads
-        q, new = turn(self.qkv(x).view(b, n, h+2*kv, self.head_dim), by).split_with_sizes([h, 2*kv], 2)
-        new = new.view(b, n, 2, kv, self.head_dim)
+        x:Tensor,         # (b, n, dim), or (b, dim) for a token in each row
+        by:Tensor,        # for queries (with their scale), keys and values, see `turn`
+        mask:Tensor=None, # see `attend_past`
+        put:callable=None # `Step.put` of this layer, when there is a cache
+    ) -> Tensor:          # the shape of `x`
+        b, h, kv, d = len(x), self.heads, self.kv_heads, self.head_dim
+        q, new = turn(self.qkv(x).view(b, -1, h+2*kv, d), by).split_with_sizes([h, 2*kv], 2)
+        new = new.view(b, -1, 2, kv, d)
         k, v = put(new) if put else new.permute(2, 0, 3, 1, 4)
-        return self.out(attend_past(q, k, v, mask))
+        return self.out(attend_past(q, k, v, mask).reshape(x.shape))
 
 # %% ../../nbs/32_models.decoder.ipynb #9965a0ed
 class CrossAttention(nn.Module):
@@ -164,10 +172,11 @@ class CrossAttention(nn.Module):
         return k.contiguous(), v.contiguous(), mask
 
     def forward(self,
-        x:Tensor,    # (b, n, dim)
+        x:Tensor,    # (b, n, dim), or (b, dim) for a token in each row
         memory:tuple # from `memory`
-    ) -> Tensor:     # (b, n, dim)
-        return self.out(attend(self.q(x).unflatten(-1, (self.heads, self.head_dim)), *memory))
+    ) -> Tensor:     # the shape of `x`
+        q = self.q(x).view(len(x), -1, self.heads, self.head_dim)/math.sqrt(self.head_dim)
+        return self.out(attend(q, *memory).reshape(x.shape))
 
 # %% ../../nbs/32_models.decoder.ipynb #88f93551
 class DecoderBlock(nn.Module):
@@ -282,8 +291,8 @@ def put(self:Step,
     layer:int,
     new:Tensor # (b, n, 2, kv_heads, head_dim) keys and values
 ) -> Tensor:   # (2, b, kv_heads, stop, head_dim) of all that was read
-    "Write the keys and values of one layer. No gradient goes through a cache."
-    new, seen = new.detach(), self.seen[layer]
+    "Write the keys and values of one layer."
+    seen = self.seen[layer]
     if self.together: self.places[layer].copy_(new)
     else:
         rows, columns, positions = self.places
@@ -299,8 +308,14 @@ class Decoder(nn.Module):
         self.embed, self.drop = nn.Embedding(cfg.vocab_size, cfg.dim), Dropout(cfg.dropout)
         self.blocks = nn.ModuleList(DecoderBlock(cfg) for _ in range(cfg.n_layers))
         self.norm = RMSNorm(cfg.dim)
-        self.register_buffer('turns', turns(cfg.context, cfg.head_dim, cfg.rope_base), persistent=False)
+        self._tables()
         self.reset()
+
+    def _tables(self):
+        "What queries, keys and values are turned by: the queries get their scale with it, the values stay as they are."
+        cfg = self.cfg; by = turns(cfg.context, cfg.head_dim, cfg.rope_base)
+        self.register_buffer('turns', torch.cat([by/math.sqrt(cfg.head_dim), by, torch.tensor([1., 0.]).expand_as(by)], 1), persistent=False)
+        self.register_buffer('kinds', torch.tensor([0]*cfg.n_heads + [1]*cfg.kv_heads + [2]*cfg.kv_heads), persistent=False)
 
     def reset(self, std:float=.02):
         "Draw the weights. What writes into the stream starts smaller, by the root of the number of writers (GPT-2)."
@@ -334,10 +349,8 @@ def _embed(self:Decoder, ids, condition):
 
 @patch
 def _turns(self:Decoder, positions):
-    "Turns of the queries and keys at `positions`; the values stay as they are."
-    by, cfg = torch.view_as_complex(self.turns[positions].float()), self.cfg
-    heads = lambda n: (*by.shape[:-2], n, by.shape[-1])
-    return torch.cat([by.expand(heads(cfg.n_heads+cfg.kv_heads)), torch.ones_like(by).expand(heads(cfg.kv_heads))], -2)
+    "What the heads of queries, keys and values are turned by at `positions`."
+    return torch.view_as_complex(self.turns[positions].float().index_select(-3, self.kinds))
 
 # %% ../../nbs/32_models.decoder.ipynb #40b13b2f
 @patch
@@ -358,7 +371,7 @@ def _memories(self:Decoder, memory, mask, cache, b):
     seen = memory.new_ones(memory.shape[:2], dtype=torch.bool) if mask is None else mask.bool()
     hidden = hide(F.pad(seen, (1, 0), value=True)[:, None, None], self.embed.weight.dtype)
     memories = [block.cross.memory(memory, hidden) for block in self.blocks]
-    if cache is not None: cache.cross = [tuple(t.detach() for t in layer) for layer in memories]
+    if cache is not None: cache.cross = memories
     return memories
 
 # %% ../../nbs/32_models.decoder.ipynb #b858a736
@@ -372,7 +385,9 @@ def forward(self:Decoder,
     cache:KVCache=None,      # `ids` are the next tokens of its rows
     n_new=None               # (b,) with a cache: how many columns of `ids` are real, the first ones
 ) -> Tensor:                 # (b, n, vocab_size)
-    "Logits of the token that follows each. Raises `BadInput` on ids, shapes and lengths that do not fit."
+    "Logits of the token that follows each; with a cache they have no gradient. Raises `BadInput` on ids, shapes and lengths that do not fit."
+    if cache is not None and torch.is_grad_enabled():
+        with torch.no_grad(): return self.forward(ids, condition, memory, memory_mask, segments, cache, n_new)
     x, (b, n), step, mask, positions = self._embed(ids, condition), ids.shape, None, None, slice(0, ids.shape[1])
     if cache is not None and (len(cache) != b or segments is not None): raise BadInput(f'{b} rows of ids for a cache of {len(cache)}', where='Decoder', want='as many, and no segments')
     if segments is not None and segments.shape != ids.shape: raise BadInput(f'segments of shape {tuple(segments.shape)}', where='Decoder', want=f'one for each id, {(b, n)}')
@@ -381,6 +396,7 @@ def forward(self:Decoder,
     if cache is not None: step = Step(cache, n, n_new); mask, positions = step.mask, step.positions
     elif n > 1: mask = hide(causal_mask(n, 0, x.device) if segments is None else segment_mask(segments), x.dtype)
     by, x = self._turns(positions), self.drop(x) if self.training else x
+    if n == 1: x = x[:, 0] # one axis less is quicker
     for i, (block, m) in enumerate(zip(self.blocks, memories)): x = block(x, by, mask, step and partial(step.put, i), m)
     if step: step.done()
-    return F.linear(self.norm(x), self.embed.weight)
+    return F.linear(self.norm(x), self.embed.weight).view(b, n, -1)

@@ -60,7 +60,7 @@ class _LinearOnednn(torch.autograd.Function):
         return gx, linear_onednn(g, x) if len(g) < len(x) else linear_onednn(x, g).t() # the first is copied: let it be the smaller
 
 # %% ../../nbs/30_models.layers.ipynb #5faf4d46
-WORTHWHILE = 2**20 # multiplications; below that MKL is called quicker than oneDNN
+WORTHWHILE = 2**19 # multiplications; below that, calling oneDNN takes longer than it saves
 
 class Linear(nn.Linear):
     "`nn.Linear` without bias: the same weight, the same gradients, on a CPU by the quicker library."
