@@ -265,7 +265,7 @@ def generate(
     jobs = open_patterns(plan_patterns(out, number, style or 'pattern'), overwrite, named_by_hand(out), wav)
     sampling, meter, done = _sampling(temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance), parse_meter(meter), 0
     generator = _generator(bundle, device) if jobs else None
-    for batch in (jobs[i:i+16] for i in range(0, len(jobs), 16)):
+    for batch in (jobs[i:i+32] for i in range(0, len(jobs), 32)):
         for (_, path), pattern in zip(batch, generator.patterns(len(batch), style, bars, tempo, meter, kind, sampling, [seed+i for i, _ in batch], kit=kit)):
             say_done(done, len(jobs), path, write_pattern_files(pattern, path, wav, kit)); done += 1
 

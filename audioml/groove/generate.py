@@ -136,7 +136,7 @@ def _allowed(self:Generator, drafts, allowed) -> np.ndarray:
     return ok
 
 @patch
-def _write(self:Generator, drafts, cfg, allowed, on_token=None, batch_size=16):
+def _write(self:Generator, drafts, cfg, allowed, on_token=None, batch_size=32):
     "Write drafts to their end."
     for i in range(0, len(drafts), batch_size):
         batch = drafts[i:i+batch_size]
@@ -183,6 +183,11 @@ def _each(value, n, name) -> list:
     if len(values) != n: raise BadInput(f'{len(values)} {name}s for {n} patterns', want='one, or one for each')
     return values
 
+def _on_kit(pattern, kit):
+    table = _kit(kit)[1]
+    return merge_strokes(map_pitches(pattern, table)) if table else pattern
+
+# %% ../../nbs/79_groove.generate.ipynb #4dfb53b1
 @patch
 def patterns(self:Generator,
     n:int=1,                         # patterns
@@ -196,7 +201,7 @@ def patterns(self:Generator,
     pieces=None,                     # of the kit: names of `NINE`, or pitches; None: all
     kit:str='td11',                  # whose pitches to write: a name in `KITS`
     on_token:callable=None,          # called with (pattern, id, step of the round) for each token
-    batch_size:int=16                # patterns at a time; their notes do not depend on it
+    batch_size:int=32                # patterns at a time; their notes do not depend on it
 ) -> list:                           # of `Pattern`
     "New patterns. Raises `BadInput` for an unknown style, kind, meter, kit or piece, for no pattern, no bar or no tempo."
     if n < 1: raise BadInput(f'{n} patterns', want='at least 1')
@@ -206,10 +211,6 @@ def patterns(self:Generator,
     drafts = [Draft(np.zeros(0, np.int64), bars, meter_name(meter), derive_seed(s, 'pattern'), t) for s, t in zip(seeds, told)]
     self._write(drafts, sampling, self.pieces_mask(pieces), on_token, batch_size)
     return [_on_kit(self.tokenizer.decode(d.tokens, d.told['tempo'] or 120.), kit) for d in drafts]
-
-def _on_kit(pattern, kit):
-    table = _kit(kit)[1]
-    return merge_strokes(map_pitches(pattern, table)) if table else pattern
 
 # %% ../../nbs/79_groove.generate.ipynb #08596130
 def drums_of(
@@ -225,7 +226,8 @@ def _prompt(pattern, kit) -> Pattern:
     return map_pitches(Pattern(notes, pattern.tempo, pattern.meter), _kit(kit)[0])
 
 @patch
-def _continued(self:Generator, pattern, bars, style, kind, sampling, seed, pieces, kit, on_token) -> pd.DataFrame: # the new notes, from 0 where the pattern ends; a little before that where they are early
+def _continued(self:Generator, pattern, bars, style, kind, sampling, seed, pieces, kit, on_token) -> pd.DataFrame:
+    "The new notes, from 0 where the pattern ends; a little before that where they are early."
     self.check_order(style, pattern.tempo, bars, pattern.meter, kind, kit)
     tok, meter = self.tokenizer, meter_name(pattern.meter)
     prompt, bar = tok.encode(_prompt(pattern, kit)), tok.vocab.id('bar', meter)
@@ -267,7 +269,8 @@ def places(
     pitches:dict={}      # pitch of the pattern -> pitch of a TD-11
 ) -> pd.DataFrame:       # a row a stroke in the order of tokens: note (number in the table), bar, step (in the bar), drum, at (quarter note of the step)
     "The steps that the drum notes of a pattern belong to. Raises `BadInput` for an unknown meter."
-    if tuple(pattern.meter) not in tokenizer.meters: raise BadInput(f'meter {meter_name(pattern.meter)}', where='pattern', want=f'one of {", ".join(tokenizer.cfg.meters)}')
+    if tuple(pattern.meter) not in tokenizer.meters:
+        raise BadInput(f'meter {meter_name(pattern.meter)}', where='pattern', want=f'one of {", ".join(tokenizer.cfg.meters)}')
     pitch = pattern.notes.pitch.map(lambda p: pitches.get(p, p))
     note = np.flatnonzero(drums_of(pattern) & pitch.isin(tokenizer.drum_of))
     onset, per_beat = pattern.notes.onset.to_numpy()[note], tokenizer.cfg.steps_per_beat
@@ -445,8 +448,9 @@ def memory_report(
     generator:Generator
 ) -> dict:    # parameters; bytes: weights, cache_per_row (a full context), on CUDA allocated, reserved and peak of the process, else None
     "What a generator needs of memory, and what the device has in use."
-    d, w = generator.model.cfg.decoder, [*generator.model.parameters(), *generator.model.buffers()]
+    w = [*generator.model.parameters(), *generator.model.buffers()]
     cache = generator.model.decoder.new_cache(1)
     cuda = generator.device.type == 'cuda'
-    used = {k: getattr(torch.cuda, f)(generator.device) if cuda else None for k, f in dict(allocated='memory_allocated', reserved='memory_reserved', peak='max_memory_allocated').items()}
+    calls = dict(allocated='memory_allocated', reserved='memory_reserved', peak='max_memory_allocated')
+    used = {k: getattr(torch.cuda, f)(generator.device) if cuda else None for k, f in calls.items()}
     return dict(parameters=sum(p.numel() for p in generator.model.parameters()), weights=sum(t.nbytes for t in w), cache_per_row=cache.k.nbytes + cache.v.nbytes) | used
