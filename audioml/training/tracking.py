@@ -82,7 +82,7 @@ class Track(Callback):
     def after_batch(self):
         if not self.training or self.train_iter % self.every: return
         self.begin()
-        self.tool.log(dict(loss=float(self.loss), lr=float(self.opt.hypers[-1]['lr'])), self.train_iter)
+        self.tool.log(dict(loss=self.loss.item(), lr=float(self.opt.hypers[-1]['lr'])), self.train_iter)
 
     def after_epoch(self):
         self.begin()
