@@ -107,18 +107,9 @@ def attend(
     mask:Tensor=None # (b or 1, 1, n or 1, m) from `hide`; None: all is seen
 ) -> Tensor:         # (b, n, heads, dim)
     "Attention in which groups of heads share keys and values (GQA, arXiv 2305.13245)."
-    if q.shape[1] == 1: return _attend_one(q, k, v, mask)
-    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, scale=1., enable_gqa=q.shape[2] != k.shape[1]).transpose(1, 2)
-
-def _attend_one(q, k, v, mask):
-    "`attend` for a single token."
-    group = q.reshape(k.shape[0], k.shape[1], q.shape[2]//k.shape[1], q.shape[3])
-    if q.is_cuda: o = F.scaled_dot_product_attention(group, k, v, attn_mask=mask, scale=1.)
-    else:
-        scores = torch.bmm(group.flatten(0, 1), k.flatten(0, 1).mT)
-        if mask is not None: scores = (scores.view(*group.shape[:3], -1) + mask).flatten(0, 1)
-        o = torch.bmm(scores.softmax(-1), v.flatten(0, 1))
-    return o.reshape(q.shape)
+    (b, n, h, d), kv = q.shape, k.shape[1]
+    if n == 1: return F.scaled_dot_product_attention(q.reshape(b, kv, h//kv, d), k, v, attn_mask=mask, scale=1.).reshape(b, 1, h, d)
+    return F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, scale=1., enable_gqa=h != kv).transpose(1, 2)
 
 # %% ../../nbs/32_models.decoder.ipynb #47edb249
 QUERIES = 128 # tokens of a block
@@ -144,14 +135,14 @@ class CausalAttention(nn.Module):
         self.qkv, self.out = Linear(cfg.dim, (self.heads + 2*self.kv_heads)*self.head_dim), Linear(cfg.dim, cfg.dim)
 
     def forward(self,
-        x:Tensor,         # (b, n, dim), or (b, dim) for a token in each row
+        x:Tensor,         # (b, n, dim)
         by:Tensor,        # for queries (with their scale), keys and values, see `turn`
         mask:Tensor=None, # see `attend_past`
         put:callable=None # `Step.put` of this layer, when there is a cache
-    ) -> Tensor:          # the shape of `x`
-        b, h, kv, d = len(x), self.heads, self.kv_heads, self.head_dim
-        q, new = turn(self.qkv(x).view(b, -1, h+2*kv, d), by).split_with_sizes([h, 2*kv], 2)
-        new = new.view(b, -1, 2, kv, d)
+    ) -> Tensor:          # (b, n, dim)
+        (b, n, _), h, kv, d = x.shape, self.heads, self.kv_heads, self.head_dim
+        q, new = turn(self.qkv(x).view(b, n, h+2*kv, d), by).split_with_sizes([h, 2*kv], 2)
+        new = new.view(b, n, 2, kv, d)
         k, v = put(new) if put else new.permute(2, 0, 3, 1, 4)
         return self.out(attend_past(q, k, v, mask).reshape(x.shape))
 
@@ -202,6 +193,7 @@ class KVCache:
     ):
         self.kv = kv
         self.cross = None # for each layer what `CrossAttention.memory` gave
+        self.weights = None # for each layer what `DecoderBlock.weights` gave
         self._set(torch.zeros(kv.shape[2], dtype=torch.int64))
 
     def _set(self, lengths:Tensor, uniform:int|None=None):
@@ -228,6 +220,7 @@ def reorder(self:KVCache,
     if len(rows) != n: self.kv = old.new_zeros(*old.shape[:2], len(rows), *old.shape[3:])
     self.kv[..., :used, :] = old[..., :used, :].index_select(2, at)
     if self.cross is not None: self.cross = [tuple(t.index_select(0, at) for t in layer) for layer in self.cross]
+    self.weights = None # another number of rows may want other products
     self._set(self.lengths[rows])
     return self
 
@@ -272,7 +265,7 @@ class Step:
 def _together(self:Step, start):
     "Every row goes on at `start`."
     kv, stop = self.cache.kv, start+self.n
-    self.positions, self.seen = slice(start, stop), kv[..., :stop, :].unbind()
+    self.positions, self.seen = slice(start, stop), kv[..., :stop, :]
     self.places = kv[..., start:stop, :].permute(0, 2, 4, 1, 3, 5).unbind() # (b, n, 2, kv_heads, head_dim) for each layer
     self.mask = None if self.n == 1 else hide(causal_mask(self.n, start, kv.device), kv.dtype)
 
@@ -282,22 +275,26 @@ def _apart(self:Step):
     kv, room, columns = self.cache.kv, self.cache.room, torch.arange(self.n)
     positions, stop = (self.cache.lengths[:, None] + columns).clamp(max=room-1), min(self.cache.used+self.n, room)
     real = (columns < torch.as_tensor(self.new).view(-1, 1)).expand_as(positions)
-    self.positions, self.seen = positions.to(kv.device), kv[..., :stop, :].unbind()
+    self.positions, self.seen = positions.to(kv.device), kv[..., :stop, :]
     self.places = tuple(t.to(kv.device) for t in (*real.nonzero(as_tuple=True), positions[real])) # row and column of the ids, position in the cache
     self.mask = hide((torch.arange(stop) <= positions[..., None])[:, None].to(kv.device), kv.dtype)
 
 @patch
-def put(self:Step,
+def write(self:Step,
     layer:int,
     new:Tensor # (b, n, 2, kv_heads, head_dim) keys and values
-) -> Tensor:   # (2, b, kv_heads, stop, head_dim) of all that was read
-    "Write the keys and values of one layer."
-    seen = self.seen[layer]
+):
+    "Put the keys and values of one layer in their place."
     if self.together: self.places[layer].copy_(new)
     else:
         rows, columns, positions = self.places
-        seen[:, rows, :, positions] = new[rows, columns].to(seen.dtype)
-    return seen
+        self.seen[layer][:, rows, :, positions] = new[rows, columns].to(self.seen.dtype)
+
+@patch
+def put(self:Step, layer:int, new:Tensor) -> Tensor:
+    "`write`, and give back all that was read: (2, b, kv_heads, stop, head_dim)."
+    self.write(layer, new)
+    return self.seen[layer]
 
 # %% ../../nbs/32_models.decoder.ipynb #af35c8ad
 class Decoder(nn.Module):
@@ -374,6 +371,40 @@ def _memories(self:Decoder, memory, mask, cache, b):
     if cache is not None: cache.cross = memories
     return memories
 
+# %% ../../nbs/32_models.decoder.ipynb #6e679183
+@patch
+def weights(self:DecoderBlock,
+    x:Tensor # (b, dim) for a token in each row
+) -> tuple:  # gains of the norms; for each product the quicker function and the weight
+    "What `_one` needs of a block."
+    layers = self.attn.qkv, self.attn.out, self.mlp.up, self.mlp.down
+    picks = (linear_onednn if layer.quick(x.new_empty(len(x), layer.in_features)) else F.linear for layer in layers)
+    return self.norm1.gain, self.norm2.gain, *zip(picks, (layer.weight for layer in layers))
+
+def _norm(x, gain, floor):
+    "`RMSNorm` without gradients."
+    norm = torch.linalg.vector_norm(x, 2, -1, True)
+    return (x*torch.addcmul(floor, norm, norm, value=1/x.shape[-1]).rsqrt_()).mul_(gain)
+
+@patch
+def _one(self:Decoder, x, by, step, memories):
+    "All blocks for a token in each row, (b, dim); `x` is written to."
+    b, h, kv, d, floor, cache = len(x), self.cfg.n_heads, self.cfg.kv_heads, self.cfg.head_dim, self.norm.floor, step.cache
+    keys, values, by = step.seen[:, 0].flatten(1, 2).mT.unbind(), step.seen[:, 1].flatten(1, 2).unbind(), by.view(-1, h+2*kv, d//2)
+    if cache.weights is None: cache.weights = [block.weights(x) for block in self.blocks]
+    for i, (gain1, gain2, (f_qkv, qkv), (f_out, out), (f_up, up), (f_down, down)) in enumerate(cache.weights):
+        y = f_qkv(_norm(x, gain1, floor), qkv)
+        torch.view_as_complex(y.view(b, h+2*kv, d//2, 2)).mul_(by)
+        y = y.view(b, h+2*kv, d)
+        step.write(i, y[:, h:].view(b, 1, 2, kv, d))
+        scores = torch.bmm(y[:, :h].reshape(b*kv, h//kv, d), keys[i])
+        if step.mask is not None: scores.view(b, h, -1).add_(step.mask[:, 0])
+        x.add_(f_out(torch.bmm(scores.softmax(-1), values[i]).view(b, h*d), out))
+        if memories[i] is not None: x.add_(self.blocks[i].cross(self.blocks[i].norm_cross(x), memories[i]))
+        gate, value = f_up(_norm(x, gain2, floor), up).chunk(2, -1)
+        x.add_(f_down(F.silu(gate, inplace=True).mul_(value), down))
+    return x
+
 # %% ../../nbs/32_models.decoder.ipynb #b858a736
 @patch
 def forward(self:Decoder,
@@ -396,7 +427,13 @@ def forward(self:Decoder,
     if cache is not None: step = Step(cache, n, n_new); mask, positions = step.mask, step.positions
     elif n > 1: mask = hide(causal_mask(n, 0, x.device) if segments is None else segment_mask(segments), x.dtype)
     by, x = self._turns(positions), self.drop(x) if self.training else x
-    if n == 1: x = x[:, 0] # one axis less is quicker
-    for i, (block, m) in enumerate(zip(self.blocks, memories)): x = block(x, by, mask, step and partial(step.put, i), m)
+    if step and n == 1 and self._plain(x): x = self._one(x[:, 0], by, step, memories)[:, None]
+    else:
+        for i, (block, m) in enumerate(zip(self.blocks, memories)): x = block(x, by, mask, step and partial(step.put, i), m)
     if step: step.done()
-    return F.linear(self.norm(x), self.embed.weight).view(b, n, -1)
+    return F.linear(self.norm(x), self.embed.weight)
+
+@patch
+def _plain(self:Decoder, x):
+    "Nothing special: float32 on a CPU, neither training nor autocast nor `torch.compile`."
+    return x.device.type == 'cpu' and x.dtype == torch.float32 and not (self.training or torch.is_autocast_enabled('cpu') or torch.compiler.is_compiling())
