@@ -394,10 +394,11 @@ def draw_render(
     render:RenderConfig=RenderConfig(), # what stays as it is
     soundfonts:tuple=('',), # to choose from
     programs:tuple=(0, 1),  # the same
-    plain:float=0.          # how often neither pedal nor dynamics are heard, nor the right pitches
+    plain:float=0.,         # how often neither pedal nor dynamics are heard, nor the right pitches
+    in_room:float=.5        # how often there is a room
 ) -> RenderConfig:
-    "Another piano in another room, in half of the cases in none."
-    return render.replace(room=float(rng.choice([0., rng.uniform(.2, .9)])), seed=int(rng.integers(2**31)), soundfont=str(rng.choice(soundfonts)),
+    "Another piano in another room, or in none."
+    return render.replace(room=float(rng.uniform(.2, .9)*(rng.random() < in_room)), seed=int(rng.integers(2**31)), soundfont=str(rng.choice(soundfonts)),
                           program=int(rng.choice(programs)), **(PLAIN if rng.random() < plain else {}))
 
 def played_anew(

@@ -111,7 +111,7 @@ class Pretrainer(nn.Module):
         self.encoder, self.step = PatchEncoder(e), e.stride[1]
         if cfg.objective != 'notes':
             self.hidden = nn.Parameter(torch.randn(e.dim)*.02)
-            self.contrast, self.values = (patch_head(e.dim, e.patch[0]*e.patch[1]) for _ in range(2))
+            self.contrast, self.patch_values = (patch_head(e.dim, e.patch[0]*e.patch[1]) for _ in range(2))
         if cfg.objective != 'patches':
             sizes = dict(onset=self.step*N_KEYS, velocity=self.step*N_KEYS, sounding=N_KEYS, pedal=1)
             rare = dict(onset=.02, velocity=.5, sounding=.08, pedal=.5) # how often each is there, about
@@ -142,7 +142,7 @@ def guess_patches(self:Pretrainer, x:Tensor, mask:Tensor) -> dict:
     hidden = sample_mask(b if self.training else 1, real.shape[1], self.cfg.mask_ratio, g, x.device).expand(b, -1)
     h = torch.where(hidden[..., None], self.hidden, self.encoder.embed(x))
     tokens = self.encoder.encode(h, n, real).tokens
-    return dict(contrast=self.contrast(tokens), values=self.values(tokens), truth=cut_patches(x, self.cfg.encoder), hidden=hidden & real)
+    return dict(contrast=self.contrast(tokens), values=self.patch_values(tokens), truth=cut_patches(x, self.cfg.encoder), hidden=hidden & real)
 
 def patch_loss(
     out:dict,          # of `guess_patches`

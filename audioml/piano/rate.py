@@ -70,7 +70,7 @@ class Rating:
 
 # %% ../../nbs/84_piano.rate.ipynb #c9178e02
 MIDDLE = (1 + POINTS)/2/POINTS # of the scale: four points
-_COLORS = ('#4e79a7', '#f28e2b', '#59a14f', '#b07aa1', '#e15759', '#76b7b2', '#9c755f', '#edc948') # a group each
+_COLORS = ('#4e79a7', '#f28e2b', '#59a14f', '#b07aa1', '#e15759', '#76b7b2', '#9c755f', '#b8950f') # a group each
 
 def _heights(gap=.45):
     "Where the bars lie, from the top down: (19,), a gap between groups."
@@ -177,12 +177,11 @@ SILENT = 1e-4  # peak; three steps of a 16-bit file
 @patch
 def hear(self:Rater,
     clip:AudioClip # one passage
-) -> Views|None:   # n = 1; None when there is nothing to rate
+) -> Views|None:   # n = 1; None for silence
     "The views of a passage. Raises `BadInput` for NaN."
     clip = clip.to_mono()
     if not np.isfinite(clip.peak): raise BadInput('holds NaN or infinite samples', where='clip')
-    views = audio_views(self.encoder, clip) if clip.peak > SILENT else None
-    return views if views and views['performance'].any() else None
+    return audio_views(self.encoder, clip) if clip.peak > SILENT else None
 
 @patch
 def judge(self:Rater,
@@ -199,7 +198,7 @@ def rate(self:Rater,
     recording,     # path of an audio file, or an `AudioClip`; any rate, any number of channels
     progress=None  # called with (passages done, passages in all)
 ) -> Rating:
-    "Rate a performance. Raises `BadInput` for a file that cannot be used, for less than a second, and when no piano note is heard."
+    "Rate a performance. Raises `BadInput` for a file that cannot be used, for less than a second, and for silence."
     where = 'clip' if isinstance(recording, AudioClip) else str(recording)
     parts, seconds, found = passages(recording, self.cfg.longest_passage), 0., []
     for i, part in enumerate(parts):
@@ -207,17 +206,18 @@ def rate(self:Rater,
         if len(parts) == 1 and clip.duration < SHORTEST: raise BadInput(f'lasts {clip.duration:.2f} s', where=where, want=f'{SHORTEST:g} s of playing at least')
         found.append(self.hear(clip))
         if progress: progress(i+1, len(parts))
-    found = [views for views in found if views]
-    if not found: raise BadInput('no piano note is heard in it', where=where, want='a recording of a piano')
-    ratings = self.judge({k: np.concatenate([views[k] for views in found]) for k in found[0]}).mean(0)
-    low, high = (np.clip(ratings + s*self.half_widths.numpy(), LOWEST, 1) for s in (-1, 1))
-    return Rating(ratings, low, high, '' if isinstance(recording, AudioClip) else where, self.cfg.level, self._note(seconds))
+    sounding = [views for views in found if views]
+    if not sounding: raise BadInput('is silent', where=where, want='a recording of a piano')
+    played = [views for views in sounding if views['performance'].any()]
+    return self._rating(played or sounding, '' if isinstance(recording, AudioClip) else where, seconds, heard=bool(played))
 
 @patch
-def _note(self:Rater, seconds):
-    "A word on a recording that is shorter or longer than what the ratings were learned from."
-    a, b = self.cfg.seconds
-    return '' if a <= seconds <= b else f'lasts {seconds:.1f} s; the intervals are those of clips of {a:g} to {b:g} s'
+def _rating(self:Rater, views:list, file, seconds, heard):
+    "The mean over passages, with intervals, and a word on what is unlike the clips that ratings were learned from."
+    ratings = self.judge({k: np.concatenate([v[k] for v in views]) for k in views[0]}).mean(0)
+    half, (a, b) = self.half_widths.numpy() if heard else 1., self.cfg.seconds
+    notes = ['no piano note is heard in it, so the intervals span the scale']*(not heard) + [f'lasts {seconds:.1f} s; the intervals are those of clips of {a:g} to {b:g} s']*(not a <= seconds <= b)
+    return Rating(ratings, *(np.clip(ratings + sign*half, LOWEST, 1) for sign in (-1, 1)), file, self.cfg.level, '; '.join(notes))
 
 # %% ../../nbs/84_piano.rate.ipynb #52da69e6
 def _build(config):

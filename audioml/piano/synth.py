@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['DIMENSIONS', 'GROUPS', 'LOWEST', 'POINTS', 'MAJOR', 'MINOR', 'PROGRESSIONS', 'LOW_KEY', 'HIGH_KEY', 'RHYTHMS',
            'ACCOMPANIMENTS', 'TUNES', 'FIGURES', 'METRES', 'STEPS', 'SCORE_SECONDS', 'TRAITS', 'GRID', 'LEAD_IN',
-           'HEARD', 'CUES', 'WEIGHTS', 'STEEPNESS', 'OFFSET', 'N_RATERS', 'LEANING', 'DOUBT', 'ladder', 'chord_classes',
-           'block', 'arpeggio', 'alberti', 'bass_and_chords', 'repeated', 'broken_octaves', 'run', 'trill', 'melody',
-           'octaves', 'thirds', 'Score', 'synth_score', 'Player', 'draw_player', 'in_mood', 'beat_clock', 'perform',
-           'cues', 'true_ratings', 'rater_scores', 'rate_by_listeners', 'icc_1k', 'scatter', 'random_performance']
+           'CUE_WEIGHTS', 'CUES', 'WEIGHTS', 'STEEPNESS', 'OFFSET', 'N_RATERS', 'LEANING', 'DOUBT', 'ladder',
+           'chord_classes', 'block', 'arpeggio', 'alberti', 'bass_and_chords', 'repeated', 'broken_octaves', 'run',
+           'trill', 'melody', 'octaves', 'thirds', 'Score', 'synth_score', 'Player', 'draw_player', 'in_mood',
+           'beat_clock', 'perform', 'cues', 'true_ratings', 'rater_scores', 'rate_by_listeners', 'icc_1k', 'scatter',
+           'random_performance']
 
 # %% ../../nbs/80_piano.synth.ipynb #323d0e76
 from dataclasses import dataclass, fields
@@ -299,7 +300,7 @@ def perform(
     return Performance(make_notes(on[now], score.pitch[now], velocity[now], held[now], is_drum=False), make_pedals(down + LEAD_IN, up - down))
 
 # %% ../../nbs/80_piano.synth.ipynb #fe23a9e5
-HEARD = {
+CUE_WEIGHTS = {
     'Timing stable-unstable': dict(stability=-1.7, rubato=.7), 'Articulation short-long': dict(articulation=1.6, pedal=.5), 'Articulation soft-hard': dict(touch=1.2, level=.9, articulation=-.5),
     'Pedal sparse-saturated': dict(pedal=1.8), 'Pedal clean-blurred': dict(pedal=.7, clean=-.7, blur=.9),
     'Timbre even-colorful': dict(voicing=1.1, range=.7), 'Timbre shallow-rich': dict(pedal=.8, level=.7, voicing=.4), 'Timbre bright-dark': dict(level=-1.1, touch=-.5, minor=.4), 'Timbre soft-loud': dict(level=1.7, touch=.4),
@@ -308,7 +309,7 @@ HEARD = {
     'Music making pure-dramatic': dict(range=1., level=.7, rubato=.5), 'Emotion optimistic-dark': dict(minor=.7, tempo=-.8, level=-.4), 'Emotion low-high energy': dict(tempo=.9, level=1., pace=.5),
     'Emotion honest-imaginative': dict(rubato=1., voicing=.7, range=.4), 'Interpretation doubtful-convincing': dict(stability=.8, clean=.5, voicing=.5, range=.4, excess=-1.)}
 CUES = (*TRAITS, 'pace', 'minor', 'blur', 'excess')
-WEIGHTS = np.array([[HEARD[d].get(c, 0.) for c in CUES] for d in DIMENSIONS]) # (19, 14)
+WEIGHTS = np.array([[CUE_WEIGHTS[d].get(c, 0.) for c in CUES] for d in DIMENSIONS]) # (19, 14)
 STEEPNESS, OFFSET = 1.1, .2 # of the logistic curve: most ratings lie a little above the middle
 
 def cues(score:Score, player:Player) -> np.ndarray: # (14,)
