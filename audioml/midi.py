@@ -540,14 +540,14 @@ def render(
     program:int|None=None,          # drum kit for the drum notes; that of the table when None
     tail:float=1.,                  # seconds after the end of the last note
     touch:bool=False,               # are soft notes duller, too? Levels are then 3 dB apart instead of 2
-    tuned:bool=True                 # at the pitches that the soundfont asks for? False: those of symusic alone
+    tuned:bool|None=None            # at the pitches that the soundfont asks for? False: those of symusic alone; None: yes, unless there are drums
 ) -> AudioClip:                     # mono; loud passages go beyond 1
     "Play notes with a soundfont, each as loud as its velocity says to within 1 dB. Raises `BadInput` for a bad table, hours of it, or a file that is no soundfont."
     path = Path(soundfont or default_soundfont())
     if not path.is_file(): raise BadInput('no such file', where=path, want='an .sf2 soundfont')
-    synth = _synth(str(path), sample_rate, path.stat().st_mtime_ns, tuned)
     seconds = ((check_notes(notes).onset + notes.duration).max() if len(notes) else 0.) + tail
     if seconds > MOST_SECONDS: raise BadInput(f'the last note ends after {seconds/3600:.3g} hours', where='render', want=f'{MOST_SECONDS/3600:g} at most')
+    synth = _synth(str(path), sample_rate, path.stat().st_mtime_ns, not notes.is_drum.any() if tuned is None else tuned)
     x = np.zeros(round(seconds*sample_rate), np.float32)
     for gain, g in _levels(_rung(notes, program), TOUCH_STEP if touch else LEVEL_STEP):
         y = synth.render(_score(g, seconds), False)[0, :len(x)]
