@@ -30,9 +30,9 @@ def test_compare_embedded(tmp_path, encoder):
     assert code == 0, said[-2000:]
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     rows = metrics['table']
-    assert {'identity only', 'ridge', 'random forest', 'extra trees', 'ensemble', 'AST', 'AST, notes', 'AST, patches 75 %', 'AST, patches 15 %', 'hybrid'} <= set(rows)
+    assert {'published forest', 'identity only', 'ridge', 'random forest', 'extra trees', 'ensemble', 'AST', 'AST, notes', 'AST, patches 75 %', 'AST, patches 15 %', 'hybrid'} <= set(rows)
     assert all(r['low'] <= r['R2'] <= r['high'] and -1 <= r['r'] <= 1 for r in rows.values())
-    assert rows['random forest']['p'] is None and 0 <= rows['ensemble']['p'] <= rows['ensemble']['p_holm'] <= 1  # the baseline is not tested against itself
+    assert rows['published forest']['p'] is None and 0 <= rows['ensemble']['p'] <= rows['ensemble']['p_holm'] <= 1  # the baseline is not tested against itself
     assert set(metrics['others']) == {'player', 'piece'} and (tmp_path/'run'/'figures'/'by_segment.png').exists()
     kept = sorted((tmp_path/'run'/'predictions'/'segment').glob('*.npy'))
     assert len([f for f in kept if f.name.startswith('ridge.')]) == 4 and len([f for f in kept if f.name.startswith('ast.')]) == 2

@@ -87,7 +87,7 @@ def fitted(
 ) -> np.ndarray:    # (n_test, 19)
     "Ratings by one estimator, or by a stack of several."
     views, y = take(data.views, train), data.y[train]
-    model = fit_member(cfgs[0], views, y, seed) if len(cfgs) == 1 else stack(cfgs, views, y, data.groups[train], 3, seed)
+    model = fit_member(cfgs[0], views, y, seed) if len(cfgs) == 1 else stack(cfgs, views, y, data.groups[train], min(3, len(set(data.groups[train]))), seed)
     return predict(model, take(data.views, test))
 
 def trained(
