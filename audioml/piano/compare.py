@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'CONTENDERS', 'BASELINE', 'identity_view', 'published_statistics', 'published_view', 'fitted', 'trained',
            'Comparison', 'fold_scores', 'with_interval', 'against', 'results', 'by_dimension', 'plot_results',
-           'pretrain', 'pretrain_all', 'load_pretrainer', 'load_encoder']
+           'pretrain_all']
 
 # %% ../../nbs/84c_piano.compare.ipynb #1bab6a3d
 import os, re
@@ -16,14 +16,13 @@ import numpy as np, pandas as pd, torch, torchaudio
 from matplotlib import pyplot as plt
 from ..audio import one_thread
 from ..core import *
-from ..inference.bundle import load_bundle, model_card, read_bundle, save_bundle, shipped_bundle
 from ..metrics import *
 from .data import *
 from .ensemble import *
 from .learner import *
 from .model import *
 from .pretrain import *
-from .rate import load_rater
+from .rate import load_encoder
 from .synth import *
 from ..stats import *
 from ..stores import *
@@ -62,7 +61,7 @@ def published_statistics(
     flatness = torch.exp(torch.log(power + 1e-8).mean(1, keepdim=True))/(power.mean(1, keepdim=True) + 1e-8)
     level, classes = power.mean(1, keepdim=True).sqrt(), power @ chroma
     frames = torch.cat([logmel @ dct, centroid, bandwidth, rolloff, flatness, level, torch.log(level + 1e-5), classes/(classes.sum(1, keepdim=True) + 1e-6)], 1)
-    flux = torch.quantile(frames.new_tensor([0.]) + logmel.diff(dim=0).clamp(min=0).mean(1), torch.tensor([.1, .25, .5, .75, .9, .99]))
+    flux = torch.quantile(logmel.diff(dim=0).clamp(min=0).mean(1), torch.tensor([.1, .25, .5, .75, .9, .99]))
     return torch.cat([frames.mean(0), frames.std(0), frames.diff(dim=0).abs().mean(0), flux, torch.tensor([len(x)/16000])]).nan_to_num().numpy()
 
 def _published(clip):
@@ -119,6 +118,8 @@ CONTENDERS = {
 BASELINE = 'published forest'
 
 # %% ../../nbs/84c_piano.compare.ipynb #84335c9c
+def _file_name(name): return re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')
+
 class Comparison:
     "Contenders on the folds of a split. Raises `BadInput` for clips without ratings or without groups."
     def __init__(self,
@@ -134,9 +135,9 @@ class Comparison:
         row = {i: n for n, i in enumerate(store.ids)}
         self.folds = [[tuple(np.array([row[i] for i in part]) for part in fold) for fold in folds_of(store.index, by, k, seed)] for seed in range(n_seeds)]
         self.groups = store.index['segment' if by == 'random' else by].to_numpy(object)
-        self.kept = {}       # contender -> its number of seeds
+        self.kept, self.read = {}, {} # contender -> its number of seeds; contender -> its predictions, once they were asked for
 
-    def _file(self, name, seed, fold): return self.folder/f'{re.sub("[^a-z0-9]+", "_", name.lower())}.{seed}.{fold}.npy'
+    def _file(self, name, seed, fold): return self.folder/f'{_file_name(name)}.{seed}.{fold}.npy'
 
     def run(self,
         contenders:dict,     # name -> function (data, train, test, seed) -> ratings
@@ -147,7 +148,7 @@ class Comparison:
         "Predict every fold of every contender that is not there yet."
         self.folder.mkdir(parents=True, exist_ok=True)
         seeds = range(len(self.folds) if n_seeds is None else n_seeds)
-        self.kept |= {name: len(seeds) for name in contenders}
+        self.kept |= {name: len(seeds) for name in contenders}; self.read = {}
         jobs = [(name, f, s, i) for name, f in contenders.items() for s in seeds for i in range(len(self.folds[s])) if not self._file(name, s, i).exists()]
         def done(j, p): self._keep(jobs[j], p); progress(f'{self.by}: {j+1} of {len(jobs)}, {jobs[j][0]}, draw {jobs[j][2]+1}, fold {jobs[j][3]+1}')
         bad = map_items(partial(_one_fold, self), jobs, n_workers, done)
@@ -160,10 +161,11 @@ class Comparison:
 
     def predictions(self, name:str) -> np.ndarray: # (seeds, n, 19)
         "Out-of-fold ratings of a contender."
-        out = np.full((self.kept[name], *self.y.shape), np.nan, np.float32)
-        for s in range(len(out)):
-            for i, (_, test) in enumerate(self.folds[s]): out[s, test] = np.load(self._file(name, s, i), allow_pickle=False)
-        return out
+        if name not in self.read:
+            out = self.read[name] = np.full((self.kept[name], *self.y.shape), np.nan, np.float32)
+            for s in range(len(out)):
+                for i, (_, test) in enumerate(self.folds[s]): out[s, test] = np.load(self._file(name, s, i), allow_pickle=False)
+        return self.read[name]
 
 def _silent(): "Without progress lines: those of several processes would write over each other."; return mock.patch.dict(os.environ, AUDIOML_PROGRESS='off')
 
@@ -246,23 +248,6 @@ def plot_results(
     return ax
 
 # %% ../../nbs/84c_piano.compare.ipynb #3392c074
-def pretrain(
-    store:FeatureStore,     # with notes, or none for patches alone
-    cfg:PretrainConfig,
-    recipe:TrainConfig,
-    folder                  # a run folder; `model/` in it will hold the bundle
-) -> Path:                  # of the bundle
-    "Train an encoder, or take the one that is there."
-    run = RunFolder(folder, dict(model=cfg.to_dict(), recipe=recipe.to_dict()), resume=True) if not (Path(folder)/'metrics.json').exists() else None
-    if run is None: return Path(folder)/'model'
-    valid = store.ids[::40]; train = sorted(set(store.ids) - set(valid))
-    learn = pretrain_learner(store, cfg, train, valid, seed=recipe.seed)
-    history = fit(learn, recipe, run, resume=True)
-    scores = {k: float(v) for k, v in history.iloc[-1].items() if k not in ('epoch', 'time')}
-    card = model_card('Piano encoder', f'{len(train)} clips without ratings', 'that of the clips', scores, 'pretrain, see audioml.piano.compare', 'It rates nothing.')
-    save_bundle(run.model, learn.model, cfg, card, 'piano_notes'); run.finish(scores)
-    return run.model
-
 def _pretrain(job):
     with one_thread(), _silent(): return pretrain(*job)
 
@@ -274,27 +259,9 @@ def pretrain_all(
     n_workers:int=0, # processes
     progress:callable=print
 ) -> dict:           # name -> folder of the bundle
-    "Train several encoders side by side."
+    "Train several encoders side by side, or take those that are there."
     out, names = {}, list(cfgs)
     def done(i, path): out[names[i]] = path; progress(f'pre-trained: {names[i]}')
-    bad = map_items(_pretrain, [(store, cfgs[n], recipe, Path(folder)/re.sub('[^a-z0-9]+', '_', n.lower())) for n in names], n_workers, done)
+    bad = map_items(_pretrain, [(store, cfgs[n], recipe, Path(folder)/_file_name(n)) for n in names], n_workers, done)
     if bad: raise bad[0][1]
     return out
-
-def load_pretrainer(
-    bundle # folder, as `pretrain` and the run `80_piano_pretrain` leave it
-) -> Pretrainer:
-    "A pre-trained encoder with its heads. Raises `BadInput` for a bundle of another kind."
-    return load_bundle(bundle, _build_pretrainer, system='piano_notes').model
-
-def _build_pretrainer(config): return Pretrainer(PretrainConfig.from_dict(config))
-
-def load_encoder(
-    path='' # a run, its bundle, or that of a rater; '' is the rater that ships
-) -> Pretrainer:
-    "The encoder that writes down notes. Raises `BadInput` when it was not taught to."
-    path = Path(os.path.expandvars(path)).expanduser() if path else shipped_bundle('piano')
-    path = path/'model' if (path/'model').is_dir() else path
-    model = load_rater(path, 'cpu').encoder if read_bundle(path)[0]['system'] == 'piano' else load_pretrainer(path)
-    if model.cfg.objective == 'patches': raise BadInput('the encoder was not taught notes', where=path, want='one with objective notes or both')
-    return model

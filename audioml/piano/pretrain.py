@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['PretrainConfig', 'sample_mask', 'patch_head', 'info_nce', 'frames_to', 'note_loss', 'Pretrainer', 'patch_loss',
            'recolour', 'NoteWindows', 'OnsetF', 'PatchesFound', 'pretrain_learner', 'pretrain_recipe', 'key_events',
-           'predict_notes', 'notes_of', 'note_scores', 'fit_places', 'encoder_weights', 'start_from']
+           'predict_notes', 'notes_of', 'note_scores', 'fit_places', 'encoder_weights', 'start_from', 'pretrain',
+           'load_pretrainer']
 
 # %% ../../nbs/82b_piano.pretrain.ipynb #4b09afc4
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,7 +18,7 @@ from fastai.learner import Learner, Metric
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core import *
-from ..inference.bundle import read_bundle
+from ..inference.bundle import load_bundle, model_card, read_bundle, save_bundle
 from ..inference.windows import aggregate, array_reader, pick_peaks
 from ..metrics import match
 from ..midi import make_notes, make_pedals
@@ -331,12 +333,13 @@ def fit_places(w:Tensor, shape:tuple, seed:int=0) -> Tensor:
     return fit_grid(w, *shape[:2]).clone()
 
 def encoder_weights(
-    folder      # a bundle of a `Pretrainer` or a rating model, or the folder of a run that made one
+    folder      # a bundle of a `Pretrainer`, a rating model or a rater, or the folder of a run that made one
 ) -> dict:      # the weights of its encoder, by the names they have in a model
     "Read the encoder of what was trained before. Raises `BadInput` when there is none."
     folder = Path(folder)
     head, state = read_bundle(folder/'model' if (folder/'model').is_dir() else folder)
-    state = {k: v for k, v in state.items() if k.startswith('encoder.')}
+    inside = 'encoder.' if any(k.startswith('encoder.encoder.') for k in state) else '' # a rater holds a pre-trainer, which holds the encoder
+    state = {k.removeprefix(inside): v for k, v in state.items() if k.startswith(f'{inside}encoder.')}
     if not head['system'].startswith('piano') or not state: raise BadInput(f'a bundle of {head["system"]!r} has no piano encoder', where=folder)
     return state
 
@@ -349,3 +352,29 @@ def start_from(
     state = {k: v for k, v in state.items() if k.startswith('encoder.')}
     model.load_state_dict(adapt_weights(state, model, rules={'encoder.positions': fit_places}).state)
     return model
+
+# %% ../../nbs/82b_piano.pretrain.ipynb #ce3dfe95
+def pretrain(
+    store:FeatureStore,     # with notes, or none for patches alone
+    cfg:PretrainConfig,
+    recipe:TrainConfig,
+    folder,                 # a run folder; `model/` in it will hold the bundle
+    overwrite:bool=False    # train anew where one is there
+) -> Path:                  # of the bundle
+    "Train an encoder, or take the one that is there. Raises `BadInput` when that one was trained in another way."
+    params, folder = json.loads(json.dumps(dict(clips=len(store), model=cfg.to_dict(), recipe=recipe.to_dict()))), Path(folder)
+    if not overwrite and (folder/'metrics.json').exists() and read_json(folder/'params.json') == params: return folder/'model'
+    run, valid = RunFolder(folder, params, overwrite, resume=not overwrite), store.ids[::40]
+    learn = pretrain_learner(store, cfg, sorted(set(store.ids) - set(valid)), valid, seed=recipe.seed)
+    scores = fit(learn, recipe, run, resume=not overwrite).iloc[-1].drop(['epoch', 'time'], errors='ignore').astype(float).to_dict()
+    card = model_card('Piano encoder', f'{len(store)} clips without ratings', 'that of the clips', scores, 'pretrain, see audioml.piano.pretrain', 'It rates nothing.')
+    save_bundle(run.model, learn.model, cfg, card, 'piano_notes'); run.finish(scores)
+    return run.model
+
+def _build(config): return Pretrainer(PretrainConfig.from_dict(config))
+
+def load_pretrainer(
+    bundle # folder, as `pretrain` and the run `80_piano_pretrain` leave it
+) -> Pretrainer:
+    "A pre-trained encoder with its heads. Raises `BadInput` for a bundle of another kind."
+    return load_bundle(bundle, _build, system='piano_notes').model
