@@ -1,5 +1,5 @@
 "What the tests share: the repository, a copy of it that may be written to, and the folder of real recordings."
-import os, shutil, sys
+import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
@@ -29,3 +29,29 @@ def data_dir():
     "The folder of real recordings; a test that asks for it is skipped where there is none."
     if not os.environ.get('AUDIOML_DATA'): pytest.skip('AUDIOML_DATA is not set: no real recordings')
     return Path(os.environ['AUDIOML_DATA'])
+
+AUDIOML = (sys.executable, '-c', 'from audioml.cli import main; main()')
+
+@pytest.fixture
+def shell_of(tmp_path):
+    "Words of a command -> a function that runs it as a process of its own, with a bundle when there is one."
+    def make(*words, bundle=None):
+        more = ('--bundle', str(bundle)) if bundle else ()
+        return lambda *args: subprocess.run([*AUDIOML, *words, *map(str, args), *more], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return make
+
+@pytest.fixture
+def cli_of(tmp_path, monkeypatch, capsys):
+    "The same in this process, which spares the time to import PyTorch: what it makes returns (exit code, output, error stream)."
+    from audioml.cli import main
+    monkeypatch.chdir(tmp_path)
+    def make(*words, bundle):
+        def run(*args):
+            if '--bundle' not in args and '--help' not in args: args = (*args, '--bundle', bundle)
+            monkeypatch.setattr(sys, 'argv', ['audioml', *words, *map(str, args)])
+            code = 0
+            try: main()
+            except SystemExit as e: code = e.code or 0
+            return code, *capsys.readouterr()
+        return run
+    return make

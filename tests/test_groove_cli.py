@@ -1,15 +1,12 @@
 "The groove commands as their users meet them: what they write, what they leave alone, and what they say when they cannot."
-import re, subprocess, sys
+import re
 from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from audioml.audio import AudioClip
-from audioml.cli import main
 from audioml.groove.generate import load_generator, save_generator, to_general_midi
 from audioml.groove.model import GrooveModel, model_config
 from audioml.inference.bundle import shipped_bundle
 from audioml.midi import GM_DRUMS, TD11, Pattern, TICKS_PER_QUARTER, make_notes, read_pattern, write_pattern
-
-COMMAND = [sys.executable, '-c', 'from audioml.cli import main; main()', 'groove']
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory):
@@ -20,22 +17,10 @@ def bundle(tmp_path_factory):
     return save_generator(tmp_path_factory.mktemp('bundle')/'model', model, '# Untrained')
 
 @pytest.fixture
-def shell(tmp_path, bundle):
-    "The command as a process of its own."
-    return lambda *args: subprocess.run([*COMMAND, *map(str, args), '--bundle', str(bundle)], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def shell(shell_of, bundle): return shell_of('groove', bundle=bundle)
 
 @pytest.fixture
-def cli(tmp_path, bundle, monkeypatch, capsys):
-    "The command in this process, which spares the time to import PyTorch: (exit code, output, error stream)."
-    monkeypatch.chdir(tmp_path)
-    def run(*args):
-        if '--bundle' not in args and '--help' not in args: args = (*args, '--bundle', bundle)
-        monkeypatch.setattr(sys, 'argv', ['audioml', 'groove', *map(str, args)])
-        code = 0
-        try: main()
-        except SystemExit as e: code = e.code or 0
-        return code, *capsys.readouterr()
-    return run
+def cli(cli_of, bundle): return cli_of('groove', bundle=bundle)
 
 @pytest.fixture
 def song(tmp_path):
@@ -191,10 +176,10 @@ def test_help(cli, args):
 
 # the bundle that ships
 
-def test_shipped_bundle(tmp_path):
+def test_shipped_bundle(tmp_path, shell_of):
     if not shipped_bundle('groove').exists(): pytest.skip('no groove bundle ships yet')
     style = load_generator(device='cpu').styles[0]
-    res = subprocess.run([*COMMAND, 'generate', '--style', style, '--bars', '4', '--tempo', '96', '-o', 'new.mid', '--wav'], cwd=tmp_path, capture_output=True, text=True)
+    res = shell_of('groove')('generate', '--style', style, '--bars', '4', '--tempo', '96', '-o', 'new.mid', '--wav')
     assert res.returncode == 0, res.stderr
     pattern = read_pattern(tmp_path/'new.mid')
     assert 3 <= pattern.n_bars <= 4 and len(pattern.notes) > 10 and (tmp_path/'new.wav').exists()

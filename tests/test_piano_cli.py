@@ -3,13 +3,10 @@ import json, shutil, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest
 from audioml.audio import AudioClip
-from audioml.cli import main
 from audioml.inference.bundle import shipped_bundle
 from audioml.piano.data import embedded_clips
 from audioml.piano.rate import load_rater, save_rater
 from audioml.piano.synth import DIMENSIONS, LOWEST
-
-COMMAND = [sys.executable, '-c', 'from audioml.cli import main; main()', 'piano', 'rate']
 
 @pytest.fixture(scope='module')
 def bundle(tmp_path_factory):
@@ -28,22 +25,10 @@ def bundle(tmp_path_factory):
     return save_rater(tmp_path_factory.mktemp('bundle')/'model', Rater(encoder, Ensemble(fitted), [.12]*19), '# Knows little')
 
 @pytest.fixture
-def shell(tmp_path, bundle):
-    "The command as a process of its own."
-    return lambda *args: subprocess.run([*COMMAND, *map(str, args), '--bundle', str(bundle)], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def shell(shell_of, bundle): return shell_of('piano', 'rate', bundle=bundle)
 
 @pytest.fixture
-def cli(tmp_path, bundle, monkeypatch, capsys):
-    "The command in this process, which spares the time to import PyTorch: (exit code, output, error stream)."
-    monkeypatch.chdir(tmp_path)
-    def run(*args):
-        if '--bundle' not in args and '--help' not in args: args = (*args, '--bundle', bundle)
-        monkeypatch.setattr(sys, 'argv', ['audioml', 'piano', 'rate', *map(str, args)])
-        code = 0
-        try: main()
-        except SystemExit as e: code = e.code or 0
-        return code, *capsys.readouterr()
-    return run
+def cli(cli_of, bundle): return cli_of('piano', 'rate', bundle=bundle)
 
 @pytest.fixture(scope='module')
 def played(): return embedded_clips(6, 1, 1)[5].source.load(16000)
@@ -227,10 +212,10 @@ def test_help(cli):
 
 # the bundle that ships
 
-def test_shipped_bundle(take, tmp_path):
+def test_shipped_bundle(take, tmp_path, shell_of):
     if not shipped_bundle('piano').exists(): pytest.skip('no piano bundle ships yet')
     names = [take('a.wav', 15.), take('b.wav', 2.)]
-    res = subprocess.run([*COMMAND, *names, '--json'], cwd=tmp_path, capture_output=True, text=True)
+    res = shell_of('piano', 'rate')(*names, '--json')
     assert res.returncode == 0, res.stderr
     check(json.loads(res.stdout), names); assert pictures(tmp_path) == ['a.png', 'b.png']
     silent(tmp_path/'silent.wav'); hiss(tmp_path/'hiss.wav')

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from unittest import mock
 import numpy as np, pandas as pd, torch, torchaudio
+from fastcore.basics import patch
 from matplotlib import pyplot as plt
 from ..audio import one_thread
 from ..core import *
@@ -109,10 +110,11 @@ CONTENDERS = {
     'published forest': (PUBLISHED,),
     'identity only': (MemberConfig('identity', 'ridge', ('identity',), dict(alpha=3.)),),
     'ridge': (MemberConfig('ridge', 'ridge', ('descriptors',)),),
-    'random forest': MEMBERS[3:],
+    'random forest': (MemberConfig('random forest', 'forest', ('descriptors',), dict(n_trees=150, max_features=.33)),),
     'extra trees': (MemberConfig('extra trees', 'extra', ('descriptors',), dict(n_trees=150)),),
     'heard, extra trees': MEMBERS[:1],
     'heard, kernel': MEMBERS[1:2],
+    'embedded, kernel': MEMBERS[2:3],
     'ensemble': MEMBERS,
 }
 BASELINE = 'published forest'
@@ -139,39 +141,41 @@ class Comparison:
 
     def _file(self, name, seed, fold): return self.folder/f'{_file_name(name)}.{seed}.{fold}.npy'
 
-    def run(self,
-        contenders:dict,     # name -> function (data, train, test, seed) -> ratings
-        n_seeds:int|None=None, # draws of folds; all when None
-        n_workers:int=0,     # processes
-        progress:callable=print # called with a line for each fold that is done
-    ):
-        "Predict every fold of every contender that is not there yet."
-        self.folder.mkdir(parents=True, exist_ok=True)
-        seeds = range(len(self.folds) if n_seeds is None else n_seeds)
-        self.kept |= {name: len(seeds) for name in contenders}; self.read = {}
-        jobs = [(name, f, s, i) for name, f in contenders.items() for s in seeds for i in range(len(self.folds[s])) if not self._file(name, s, i).exists()]
-        def done(j, p): self._keep(jobs[j], p); progress(f'{self.by}: {j+1} of {len(jobs)}, {jobs[j][0]}, draw {jobs[j][2]+1}, fold {jobs[j][3]+1}')
-        bad = map_items(partial(_one_fold, self), jobs, n_workers, done)
-        if bad: raise bad[0][1]
-        return self
-
-    def _keep(self, job, p):
-        with atomic_path(self._file(job[0], *job[2:])) as tmp:
-            with open(tmp, 'wb') as f: np.save(f, p, allow_pickle=False)
-
-    def predictions(self, name:str) -> np.ndarray: # (seeds, n, 19)
-        "Out-of-fold ratings of a contender."
-        if name not in self.read:
-            out = self.read[name] = np.full((self.kept[name], *self.y.shape), np.nan, np.float32)
-            for s in range(len(out)):
-                for i, (_, test) in enumerate(self.folds[s]): out[s, test] = np.load(self._file(name, s, i), allow_pickle=False)
-        return self.read[name]
+# %% ../../nbs/84c_piano.compare.ipynb #2ce5556d
+@patch
+def run(self:Comparison,
+    contenders:dict,     # name -> function (data, train, test, seed) -> ratings
+    n_seeds:int|None=None, # draws of folds; all when None
+    n_workers:int=0,     # processes
+    progress:callable=print # called with a line for each fold that is done
+) -> Comparison:         # itself
+    "Predict every fold of every contender that is not there yet."
+    self.folder.mkdir(parents=True, exist_ok=True)
+    seeds = range(len(self.folds) if n_seeds is None else n_seeds)
+    self.kept |= {name: len(seeds) for name in contenders}; self.read = {}
+    jobs = [(name, f, s, i) for name, f in contenders.items() for s in seeds for i in range(len(self.folds[s])) if not self._file(name, s, i).exists()]
+    def done(j, p):
+        name, _, seed, fold = jobs[j]
+        with atomic_path(self._file(name, seed, fold)) as tmp: np.save(tmp, p, allow_pickle=False)
+        progress(f'{self.by}: {j+1} of {len(jobs)}, {name}, draw {seed+1}, fold {fold+1}')
+    bad = map_items(partial(_one_fold, self), jobs, n_workers, done)
+    if bad: raise bad[0][1]
+    return self
 
 def _silent(): "Without progress lines: those of several processes would write over each other."; return mock.patch.dict(os.environ, AUDIOML_PROGRESS='off')
 
 def _one_fold(data, job):
     name, f, seed, fold = job
     with one_thread(), _silent(): return f(data, *data.folds[seed][fold], seed)
+
+@patch
+def predictions(self:Comparison, name:str) -> np.ndarray: # (seeds, n, 19)
+    "Out-of-fold ratings of a contender."
+    if name not in self.read:
+        out = self.read[name] = np.full((self.kept[name], *self.y.shape), np.nan, np.float32)
+        for s in range(len(out)):
+            for i, (_, test) in enumerate(self.folds[s]): out[s, test] = np.load(self._file(name, s, i), allow_pickle=False)
+    return self.read[name]
 
 # %% ../../nbs/84c_piano.compare.ipynb #c00bf76c
 def fold_scores(
