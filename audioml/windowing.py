@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SlidingWindowConfig', 'n_windows', 'hop_of', 'fixed_plan', 'valid_plan', 'infer_plan', 'coverage', 'n_train_windows',
            'train_start', 'train_plan', 'plot_plan', 'clip_span', 'cut', 'sequence_plan', 'sequence_size',
-           'sequence_starts', 'AlignedSlices']
+           'sequence_starts', 'AlignedSlices', 'draw_start']
 
 # %% ../nbs/14_windowing.ipynb #090f4de9
 from dataclasses import dataclass, field
@@ -258,7 +258,56 @@ def cut(self:AlignedSlices,
 
 @patch
 def crop(self:AlignedSlices,
-    slices:dict # stream -> array with context
-) -> dict:      # stream -> array without it
+    slices:dict,         # stream -> array with context
+    left:int|None=None,  # base steps of context before; those of the config when None
+    right:int|None=None  # and after
+) -> dict:               # stream -> array without it
     "Remove the context."
-    return {k: v[self.context*r:len(v)-self.context*r] for k, v in slices.items() for r in [self.ratios[k]]}
+    left, right = (self.context if c is None else c for c in (left, right))
+    return {k: v[left*r:len(v)-right*r] for k, v in slices.items() for r in [self.ratios[k]]}
+
+# %% ../nbs/14_windowing.ipynb #862e92e9
+@patch
+def rows(self:AlignedSlices,
+    start:int,  # first base step
+    n_steps:int # base steps
+) -> dict:      # stream -> slice of its rows
+    "Where the same moments lie in every stream."
+    return {k: slice(start*r, (start+n_steps)*r) for k, r in self.ratios.items()}
+
+@patch
+def context_at(self:AlignedSlices,
+    start:int,         # first base step
+    n_steps:int,       # base steps
+    n_steps_total:int  # base steps of the recording
+) -> tuple[int, int]:  # base steps of context that exist before and after
+    "How much of the context lies inside the recording. Raises `BadInput` for steps that are not inside."
+    if not 0 <= start <= start+n_steps <= n_steps_total: raise BadInput(f'steps {start} to {start+n_steps} of {n_steps_total}', where='AlignedSlices')
+    return min(self.context, start), min(self.context, n_steps_total-start-n_steps)
+
+# %% ../nbs/14_windowing.ipynb #08bf1a49
+@patch
+def whole_steps(self:AlignedSlices,
+    lengths:dict # stream -> rows
+) -> int:        # base steps of every stream
+    "The number of steps, which must be whole and the same in all streams. Raises `BadInput` naming the one that differs."
+    steps = {k: Fraction(lengths[k], r) for k, r in self.ratios.items()}
+    first = next(iter(steps))
+    for k, s in steps.items():
+        if s != steps[first] or s.denominator != 1:
+            raise BadInput(f'{k} has {lengths[k]} rows, {first} has {lengths[first]}', where='AlignedSlices',
+                           want=f'{self.ratios[k]} of {k} for every {self.ratios[first]} of {first}')
+    return int(steps[first])
+
+# %% ../nbs/14_windowing.ipynb #3e8507cb
+def draw_start(
+    n_steps_total:int, # steps of the recording
+    n_steps:int,       # steps of the slice
+    seed:int,
+    epoch:int,
+    item_id:str,       # stable name of the recording
+    number:int=0       # of this slice, where an epoch takes several from a recording
+) -> int:              # first step, 0 when the recording is not longer than the slice
+    "Where a random slice starts: every place is equally likely. Raises `BadInput` for lengths below one."
+    if n_steps_total < 1 or n_steps < 1: raise BadInput(f'n_steps_total and n_steps must be positive, got {n_steps_total} and {n_steps}')
+    return derive_seed(seed, epoch, item_id, number, 'slice') % max(1, n_steps_total-n_steps+1)
