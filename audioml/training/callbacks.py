@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['GradClip', 'Accumulate', 'Precision', 'params_named', 'Freeze', 'Ema', 'History', 'is_maximized', 'is_better',
            'EarlyStop', 'weights_of', 'BestWeights', 'rng_state', 'set_rng_state', 'optimiser_state', 'load_optimiser',
-           'write_checkpoint', 'checkpoints_in', 'read_checkpoint', 'has_state', 'Checkpoints', 'Position', 'clock',
-           'line_writer', 'ProgressLine']
+           'write_checkpoint', 'checkpoints_in', 'read_checkpoint', 'batches_by_epoch', 'has_state', 'Checkpoints',
+           'Position', 'Pace', 'clock', 'line_writer', 'ProgressLine']
 
 # %% ../../nbs/52_training.callbacks.ipynb #50b204d2
 import os, random, shutil, sys, tempfile, time
@@ -333,6 +333,14 @@ def read_checkpoint(
     except Exception as e: raise BadInput(f'is not a readable checkpoint ({type(e).__name__})', where=path, want='remove it to resume from the one before') from e
 
 # %% ../../nbs/52_training.callbacks.ipynb #9f5747ad
+def batches_by_epoch(
+    loader,     # its `batch_sampler` may have `n_batches(epoch)`
+    n_epoch:int # epochs of the fit
+) -> list:      # batches in each epoch
+    "How many batches each epoch has: the loader's length, unless its sampler says that epochs differ."
+    n_batches = getattr(getattr(loader, 'batch_sampler', None), 'n_batches', lambda epoch: len(loader))
+    return [n_batches(epoch) for epoch in range(n_epoch)]
+
 def has_state(cb) -> bool:
     "Does this callback take part in checkpoints? (Asked of its class: a callback's missing attributes come from the learner.)"
     return hasattr(type(cb), 'save_state')
@@ -366,8 +374,9 @@ class Checkpoints(Callback):
 @patch
 def save(self:Checkpoints, epoch:int, iteration:int):
     "Write a checkpoint that goes on at batch `iteration` of `epoch`."
-    state = dict(epoch=epoch, iter=iteration, train_iter=self.train_iter, pct_train=self.pct_train, n_iter=len(self.dls.train), config=self.train_config,
-                 opt=optimiser_state(self.opt), rng=rng_state(), callbacks={cb.name: cb.save_state() for cb in self.learn.cbs if has_state(cb)})
+    state = dict(epoch=epoch, iter=iteration, train_iter=self.train_iter, pct_train=self.pct_train, config=self.train_config,
+                 n_iter=batches_by_epoch(self.dls.train, self.n_epoch), opt=optimiser_state(self.opt), rng=rng_state(),
+                 callbacks={cb.name: cb.save_state() for cb in self.learn.cbs if has_state(cb)})
     write_checkpoint(self.folder, weights_of(self.model), state, dict(epoch=epoch, iter=iteration, step=self.train_iter), self.n_keep)
     self.written_at, self.written_iter = time.monotonic(), self.train_iter
 
@@ -410,6 +419,14 @@ class Position(Callback):
         if self.training: self.learn.iter += self.offset
     def after_fit(self): self.wake()
 
+# %% ../../nbs/52_training.callbacks.ipynb #efa6633e
+class Pace(Callback):
+    "Set `pct_train` to the share of all training batches that are done, from the number of batches in each epoch."
+    order, run_valid = Position.order + 10, False
+    def __init__(self, n_batches:list): # batches in each epoch
+        self.before, self.total = np.cumsum([0, *n_batches]).tolist(), sum(n_batches)
+    def before_batch(self): self.learn.pct_train = (self.before[self.epoch] + self.iter)/self.total
+
 # %% ../../nbs/52_training.callbacks.ipynb #2d711f01
 def clock(seconds:float) -> str:
     "`83` -> `1:23`, `5000` -> `1:23:20`."
@@ -443,6 +460,7 @@ class ProgressLine(Callback):
 
     def before_fit(self):
         self.spent, self.started, self.shown_at, self.batches_done = 0., time.monotonic(), 0., 0
+        self.n_batches = sum(batches_by_epoch(self.dls.train, self.n_epoch))
         self.write_line, self.pause = line_writer()
 
     def after_batch(self):
@@ -450,7 +468,7 @@ class ProgressLine(Callback):
         if time.monotonic() - self.shown_at < self.pause: return
         self.shown_at = time.monotonic()
         speed = self.batches_done/max(time.monotonic() - self.started, 1e-9)
-        left = (self.n_epoch*len(self.dls.train) - self.train_iter)/max(speed, 1e-9)
+        left = (self.n_batches - self.train_iter)/max(speed, 1e-9)
         what = f'loss {self.smooth_loss.item():.4f}' if self.training else 'validating'
         self.write_line(f'epoch {self.epoch+1}/{self.n_epoch}  batch {self.iter+1}/{self.n_iter}  {what}  lr {self.opt.hypers[-1]["lr"]:.1e}  '
                         f'{speed:.1f} it/s  {clock(self.elapsed)} < {clock(left)}')

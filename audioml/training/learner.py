@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['FREE_TO_CHANGE', 'TrainConfig', 'shuffled', 'EpochBatches', 'EveryEpoch', 'in_order', 'make_loader', 'make_dls',
-           'bars_of', 'make_learner', 'without_decay', 'train_cbs', 'find_point', 'seed_everything', 'stop_workers',
-           'fit']
+           'bars_of', 'make_learner', 'without_decay', 'schedules', 'train_cbs', 'find_point', 'seed_everything',
+           'stop_workers', 'fit']
 
 # %% ../../nbs/54_training.learner.ipynb #4a3cebb7
 import random, shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Callable, Literal
 import numpy as np
 import pandas as pd
 import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.callback.schedule import ParamScheduler
+from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.torch_core import default_device
@@ -41,6 +41,8 @@ class TrainConfig(Config):
     precision:Literal['fp32', 'bf16', 'fp16'] = 'fp32' # bf16 and fp16 take effect on CUDA only
     ema:float = 0.                 # share of the averaged weights kept at a step, e.g. 0.999; 0: no averaging
     freeze:tuple[tuple[str, int], ...] = ()       # (prefix, until): parameters that learn from epoch `until` on
+    warm_epochs:int = 0            # epochs at a constant lr before OneCycle begins, e.g. as long as the trained part is frozen
+    warm_lr:float = 0.             # that lr
     curriculum:tuple[tuple[int, float], ...] = () # (epoch, length): window length from `epoch` on
     metric:str = 'valid_loss'      # column of the history that decides what is best
     maximize:bool|None = None      # is more of it better? None: yes, except for losses and errors
@@ -60,13 +62,24 @@ def check(self:TrainConfig):
         self.need(getattr(self, name) >= 0, f'{name} must not be negative, got {getattr(self, name)}')
     self.need(0 < self.pct_start < 1, f'pct_start must be between 0 and 1, got {self.pct_start}')
     self.need(0 <= self.ema < 1, f'ema must be in [0, 1), got {self.ema}')
+    self.need(0 <= self.warm_epochs < self.epochs, f'warm_epochs must be from 0 to {self.epochs-1}, so that an epoch of OneCycle is left, got {self.warm_epochs}')
+    self.need((self.warm_lr > 0) == (self.warm_epochs > 0), f'warm_epochs and warm_lr go together, got {self.warm_epochs} and {self.warm_lr}')
     starts = [e for e, _ in self.curriculum]
     self.need(not starts or starts[0] == 0 and starts == sorted(set(starts)), f'curriculum must start at epoch 0 and go up, got {self.curriculum}')
+    self.need(all(0 < n < float('inf') for _, n in self.curriculum), f'lengths of the curriculum must be positive, got {self.curriculum}')
 
 @patch
 def length_at(self:TrainConfig, epoch:int, default:float|None=None) -> float|None:
     "Window length of the curriculum at `epoch`; `default` when there is no curriculum."
     return max(((e, n) for e, n in self.curriculum if e <= epoch), default=(0, default))[1]
+
+@patch
+def bs_at(self:TrainConfig,
+    epoch:int,
+    bs:int    # items a batch in epoch 0
+) -> int:     # items a batch in `epoch`, at least 1
+    "Fewer items a batch as the curriculum makes them longer: a batch holds about as much, and takes about as much memory, all along."
+    return max(1, round(bs*self.length_at(0, 1.)/self.length_at(epoch, 1.)))
 
 # %% ../../nbs/54_training.learner.ipynb #d8523b53
 def shuffled(
@@ -81,16 +94,18 @@ class EpochBatches:
     "Batches of (epoch, index) pairs. `seek` sets the epoch and the batch to begin with; the length is that of the whole epoch."
     def __init__(self,
         n:int,                  # items an epoch
-        bs:int,                 # items a batch
+        bs:int|Callable,        # items a batch; or epoch -> items a batch
         seed:int=0,             # of the run
         order:callable=shuffled # (n, seed, epoch) -> indices
     ): self.n, self.bs, self.seed, self.order, self.epoch, self.start = n, bs, seed, order, 0, 0
 
     def seek(self, epoch:int, start:int=0): self.epoch, self.start = epoch, start
-    def __len__(self): return -(-self.n//self.bs)
+    def bs_at(self, epoch:int) -> int: return self.bs(epoch) if callable(self.bs) else self.bs
+    def n_batches(self, epoch:int) -> int: return -(-self.n//self.bs_at(epoch))
+    def __len__(self): return self.n_batches(self.epoch)
     def __iter__(self):
-        idxs = self.order(self.n, self.seed, self.epoch)
-        for i in range(self.start, len(self)): yield [(self.epoch, int(j)) for j in idxs[i*self.bs:(i+1)*self.bs]]
+        idxs, bs = self.order(self.n, self.seed, self.epoch), self.bs_at(self.epoch)
+        for i in range(self.start, len(self)): yield [(self.epoch, int(j)) for j in idxs[i*bs:(i+1)*bs]]
 
 # %% ../../nbs/54_training.learner.ipynb #8e6f5f76
 class EveryEpoch:
@@ -104,7 +119,7 @@ def in_order(n:int, seed:int, epoch:int) -> np.ndarray: "Indices 0..n-1 as they 
 # %% ../../nbs/54_training.learner.ipynb #efb09971
 def make_loader(
     ds,                       # `ds[epoch, index]`, or a list of items
-    bs:int,                   # items a batch
+    bs:int|Callable,          # items a batch; or epoch -> items a batch
     seed:int=0,               # of the run
     order:callable=shuffled,  # (n, seed, epoch) -> indices
     num_workers:int=0,        # processes that load
@@ -120,17 +135,17 @@ def make_loader(
 def make_dls(
     train_ds,                      # `ds[epoch, index]`, or a list of items
     valid_ds,                      # the same; asked for epoch 0 only
-    bs:int=16,                     # items a batch
+    bs:int|Callable=16,            # items a batch; or epoch -> items a batch
     seed:int=0,                    # of the run
     num_workers:int=0,             # processes that load, for each of the two
-    valid_bs:int|None=None,        # items a validation batch; None: `bs`
+    valid_bs:int|None=None,        # items a validation batch; None: `bs`, of epoch 0
     order:callable=shuffled,       # (n, seed, epoch) -> indices of training
     collate:callable=None,         # list of items -> batch
     device:str|torch.device|None=None # None: CUDA when there, else CPU
 ) -> DataLoaders:
     "Training and validation loaders for a Learner. The first element of an item is the input, the rest goes to the loss."
     dls = DataLoaders(make_loader(train_ds, bs, seed, order, num_workers, collate),
-                      make_loader(valid_ds, valid_bs or bs, seed, in_order, num_workers, collate))
+                      make_loader(valid_ds, valid_bs or (bs(0) if callable(bs) else bs), seed, in_order, num_workers, collate))
     dls._device, dls.n_inp = torch.device(device) if device else default_device(), 1
     return dls
 
@@ -152,16 +167,33 @@ def without_decay(opt):
     "Take vectors, whatever their number of dimensions, out of weight decay."
     for p, *_ in opt.all_params(): opt.state[p]['do_wd'] = p.squeeze().dim() > 1
 
+# %% ../../nbs/54_training.learner.ipynb #b5378201
+def _held(pct, f, value, warm): return value if pct < warm else f((pct-warm)/(1-warm))
+
+def schedules(
+    cfg:TrainConfig,
+    lr:np.ndarray,               # (n_groups,) peak for each group of parameters
+    moms:tuple=(.95, .85, .95),  # momentum at the start, the peak and the end of the cycle
+    warm:float=0.                # share of the run before the cycle, in [0, 1)
+) -> dict:                       # hyper-parameter -> function of the share of the run that is done
+    "Learning rate and momentum over a run: constant for a share `warm`, then one cycle."
+    cycle = dict(lr=combined_cos(cfg.pct_start, lr/cfg.div, lr, lr/cfg.div_final), mom=combined_cos(cfg.pct_start, *moms))
+    if not warm: return cycle
+    before = dict(lr=lr*(cfg.warm_lr/cfg.lr), mom=moms[0])
+    return {k: partial(_held, f=f, value=before[k], warm=warm) for k, f in cycle.items()}
+
 # %% ../../nbs/54_training.learner.ipynb #3e191d41
 def train_cbs(
     cfg:TrainConfig,
     run:RunFolder|None=None, # where history and checkpoints go
-    point:dict|None=None     # checkpoint to go on from
+    point:dict|None=None,    # checkpoint to go on from
+    n_batches:list=()        # batches in each epoch; where they differ, `Pace` counts them
 ) -> list:
     "The callbacks that `cfg` asks for."
     folder = run.checkpoints if run else None
     cbs = [Position(point['epoch'], point['iter']) if point else Position(), GradClip(cfg.clip or float('inf')),
            History(run.history if run else None), ProgressLine(), BestWeights(cfg.metric, folder, cfg.maximize, cfg.restore_best)]
+    if len(set(n_batches)) > 1: cbs.append(Pace(n_batches))
     if cfg.freeze: cbs.append(Freeze(cfg.freeze))
     if cfg.accumulation > 1: cbs.append(Accumulate(cfg.accumulation))
     if cfg.precision != 'fp32' and torch.cuda.is_available(): cbs.append(Precision(cfg.precision))
@@ -173,10 +205,12 @@ def train_cbs(
 # %% ../../nbs/54_training.learner.ipynb #f2821f8e
 FREE_TO_CHANGE = ('checkpoint_iterations', 'checkpoint_minutes', 'checkpoint_epochs', 'keep')
 
+def _shortly(counts): return ', '.join(map(str, dict.fromkeys(counts)))
+
 def find_point(
     run:RunFolder,   # its newest checkpoint is read
     cfg:TrainConfig, # must be that of the checkpoint
-    n_iter:int       # batches an epoch, must be that of the checkpoint
+    n_batches:list   # batches in each epoch, must be those of the checkpoint
 ) -> dict|None:      # None when there is no checkpoint
     "The state to resume from. Raises `BadInput` when it was written by another recipe or other data, or is damaged."
     found = checkpoints_in(run.checkpoints)
@@ -185,7 +219,8 @@ def find_point(
     old, new = TrainConfig.from_dict(point['config']).to_dict(), cfg.to_dict()
     diff = [k for k in new if new[k] != old[k] and k not in FREE_TO_CHANGE]
     if diff: raise BadInput(f'was written with other values of {", ".join(diff)}', where=found[-1], want='resume with the same recipe, or start anew')
-    if point['n_iter'] != n_iter: raise BadInput(f'was written with {point["n_iter"]} batches an epoch, now there are {n_iter}', where=found[-1], want='resume with the same data')
+    old = point['n_iter'] if isinstance(point['n_iter'], list) else [point['n_iter']]*len(n_batches)  # a number, in checkpoints of old
+    if old != list(n_batches): raise BadInput(f'was written with {_shortly(old)} batches an epoch, now there are {_shortly(n_batches)}', where=found[-1], want='resume with the same data')
     return point
 
 def seed_everything(seed:int):
@@ -213,15 +248,17 @@ def fit(
     resume:bool=False,       # go on from the newest checkpoint of `run` when there is one
     cbs:list|None=None       # more callbacks; those with `save_state` and `load_state` are resumed too
 ) -> pd.DataFrame:           # the history, a row an epoch
-    "Train with OneCycle (Smith & Topin 2018). Raises `BadInput` for an unknown metric or a checkpoint that does not fit."
+    "Train with OneCycle, after a phase at a constant rate where `cfg` asks for one. Raises `BadInput` for an unknown metric or a checkpoint that does not fit."
     _check(learn, cfg, run)
-    point = find_point(run, cfg, len(learn.dls.train)) if run and resume else None
+    n_batches = batches_by_epoch(learn.dls.train, cfg.epochs)
+    point = find_point(run, cfg, n_batches) if run and resume else None
     if run and point is None: shutil.rmtree(run.checkpoints, ignore_errors=True)
     seed_everything(derive_seed(cfg.seed, 'fit'))
     learn.create_opt(); without_decay(learn.opt)
-    ours = train_cbs(cfg, run, point)
+    ours, warm = train_cbs(cfg, run, point, n_batches), sum(n_batches[:cfg.warm_epochs])/sum(n_batches)
+    plan = ParamScheduler(schedules(cfg, np.array([cfg.lr]*len(learn.opt.hypers)), learn.moms, warm))
     try:
         with learn.no_logging(), learn.removed_cbs(bars_of(learn)):
-            learn.fit_one_cycle(cfg.epochs, cfg.lr, div=cfg.div, div_final=cfg.div_final, pct_start=cfg.pct_start, wd=cfg.weight_decay, cbs=ours + list(cbs or []))
+            learn.fit(cfg.epochs, lr=cfg.lr, wd=cfg.weight_decay, cbs=[plan, *ours, *(cbs or [])])
     finally: stop_workers(learn.dls)
     return next(cb for cb in ours if isinstance(cb, History)).frame()
