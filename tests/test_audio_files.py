@@ -2,7 +2,7 @@
 import os, struct, subprocess, sys
 import numpy as np, pytest, soundfile as sf, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
-from audioml.audio import AudioClip, load_audio
+from audioml.audio import AudioClip, load_audio, read_span
 from audioml.core import BadInput, derive_rng, map_items
 from audioml.midi import check_midi_bytes, make_notes, read_midi, render, write_midi
 
@@ -161,3 +161,14 @@ def test_real_midi():
         messages = list(mido.MidiFile(p)); times = accumulate(m.time for m in messages)
         theirs = [t for t, m in zip(times, messages) if m.type == 'note_on' and m.velocity]; ours = read_midi(p).onset.to_numpy()
         assert len(ours) == len(theirs) and np.abs(ours-np.array(theirs)).max() < 1e-6, p
+
+@pytest.mark.parametrize('rate', (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000, 44101))
+def test_spans_are_parts_of_the_whole(tmp_path, rate):
+    "For rates with and without a simple ratio, at 48 and 24 kHz, anywhere, both ends too."
+    path, rng = tmp_path/'a.wav', derive_rng(rate)
+    sf.write(path, .3*rng.standard_normal((rate//2 + 77, 2)), rate, subtype='FLOAT')
+    for new in (48000,) if rate == 44101 else (48000, 24000):
+        whole = load_audio(path, new, mono=False).samples
+        for start, n in [(whole.shape[1]-1, 1), *((int(rng.integers(whole.shape[1])), int(rng.integers(1, 9000))) for _ in range(1 if rate == 44101 else 8)), (0, 1), (0, whole.shape[1])][:2 if rate == 44101 else None]:
+            part = read_span(path, start, n, new)
+            assert part.shape == (2, n) and torch.allclose(part, torch.nn.functional.pad(whole, (0, n))[:, start:start+n], atol=1e-5)

@@ -88,7 +88,7 @@ def test_killed_and_resumed(server, home, whole, tmp_path, n_workers):
         until = time.monotonic() + 30
         while not log.exists() and p.is_alive() and time.monotonic() < until: time.sleep(.002)
         time.sleep(rng.uniform(0, .12))
-        killed += p.is_alive(); os.kill(p.pid, signal.SIGKILL); p.join()
+        killed += p.is_alive(); p.kill(); p.join()
         wait_for_group(p.pid)
         assert not set(take(log)) & set(before)
         if rows_in(path) != whole.ids:
@@ -144,17 +144,6 @@ def test_workers_take_the_gpus_in_turns(monkeypatch, n_gpus, worker, device):
 # --- recordings of all kinds ---
 
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000)
-
-@pytest.mark.parametrize('rate', (*RATES, 44101))
-def test_spans_are_parts_of_the_whole(tmp_path, rate):
-    "For rates with and without a simple ratio, at 48 and 24 kHz, anywhere, both ends too."
-    path, rng = tmp_path/'a.wav', derive_rng(rate)
-    sf.write(path, .3*rng.standard_normal((rate//2 + 77, 2)), rate, subtype='FLOAT')
-    for new in (48000,) if rate == 44101 else (48000, 24000):
-        whole = load_audio(path, new).samples[0]
-        for start, n in [(len(whole)-1, 1), *((int(rng.integers(len(whole))), int(rng.integers(1, 9000))) for _ in range(1 if rate == 44101 else 8)), (0, 1), (0, len(whole))][:2 if rate == 44101 else None]:
-            part = read_span(path, start, n, new)
-            assert part.shape == (n,) and torch.allclose(part, F.pad(whole, (0, n))[start:start+n], atol=1e-5)
 
 @pytest.mark.parametrize('rate', RATES)
 @pytest.mark.parametrize('channels', [1, 2, 6])
