@@ -3,7 +3,8 @@ import json, subprocess, sys
 from pathlib import Path
 import numpy as np, papermill, pytest, soundfile, torch
 
-NOTEBOOK = Path(__file__).parent.parent/'nbs'/'runs'/'86_codec_train.ipynb'
+RUNS = Path(__file__).parent.parent/'nbs'/'runs'
+NOTEBOOK = RUNS/'86_codec_train.ipynb'
 CLI = [sys.executable, '-c', 'from audioml.cli import main; main()']
 TINY = dict(n_sounds=16, sound_seconds=.8, codec_epochs=2, soft_epochs=1, codec_bs=4, n_epoch=2, seconds='0.2,0.4', valid_seconds=.4, bs=8, n_workers=0)
 
@@ -43,6 +44,15 @@ def test_recordings_with_a_codec_that_is_there(run, tmp_path):
     metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
     assert metrics['skipped'] == ['broken'] and 'skipped broken' in printed(tmp_path/'out.ipynb')
     assert not (tmp_path/'run'/'codec').exists()
+
+def test_a_cache_of_the_other_run(run, tmp_path):
+    "What `85_codec_cache` leaves is what this run learns from; the codec is named to both."
+    codec = str(run/'run'/'codec')
+    papermill.execute_notebook(RUNS/'85_codec_cache.ipynb', tmp_path/'cache.ipynb', dict(run_dir=str(tmp_path/'cache'), codec=codec, n_sounds=16, seconds=1., rows_per_shard=4, n_workers=0), progress_bar=False)
+    metrics = json.loads((tmp_path/'cache'/'metrics.json').read_text())
+    assert metrics['rows'] == 16 and (tmp_path/'cache'/'cache'/'manifest.json').is_file()
+    execute(tmp_path/'train.ipynb', dict(run_dir=str(tmp_path/'run'), codec=codec, cache=str(tmp_path/'cache'/'cache'), n_epoch=1, warm_epochs=0))
+    assert (tmp_path/'run'/'model'/'config.json').is_file() and not (tmp_path/'run'/'cache').exists()
 
 def test_what_cannot_be_used_gets_one_line_and_exit_2(run, tmp_path):
     (tmp_path/'empty').mkdir()

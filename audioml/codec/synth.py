@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SYNTH_RATE', 'FRAME', 'STEP', 'RING', 'PATTERN', 'SOFT_FROM', 'VOWELS', 'CONSONANTS', 'SOUNDS', 'LOUD', 'SOFT',
-           'FADE', 'HIGH_SHARE', 'decay', 'passed', 'moved', 'band', 'kick', 'tom', 'snare', 'hat', 'open_hat', 'crash',
-           'clap', 'drums', 'pluck', 'plucked', 'gust', 'noise', 'glottis', 'formants', 'sentence', 'speech',
+           'FADE', 'FLOOR', 'HIGH_SHARE', 'decay', 'passed', 'moved', 'band', 'kick', 'tom', 'snare', 'hat', 'open_hat',
+           'crash', 'clap', 'drums', 'pluck', 'plucked', 'gust', 'noise', 'glottis', 'formants', 'sentence', 'speech',
            'synth_sound', 'SynthSound', 'synth_sounds']
 
 # %% ../../nbs/85_codec.synth.ipynb #f2a4d766
@@ -206,6 +206,7 @@ def speech(
 # %% ../../nbs/85_codec.synth.ipynb #add0d14a
 SOUNDS = ('drums', 'plucked', 'noise', 'speech')
 LOUD, SOFT, FADE = -1., -12., .004 # dB, dB, s
+FLOOR = (-66., -54.)               # dB: level of the hiss, against the peak
 HIGH_SHARE = -35.                  # dB: each has at least this share of its energy above 12 kHz
 _KINDS = dict(drums=drums, plucked=plucked, noise=noise, speech=speech)
 
@@ -221,7 +222,8 @@ def synth_sound(
     rng = derive_rng(seed, 'sound', kind)
     level = 10**(rng.uniform(SOFT, LOUD)/20); x = _KINDS[kind](rng, seconds)
     fade = np.minimum(1, (np.arange(len(x))+1)/(FADE*SYNTH_RATE)); x = x*fade[::-1]
-    return AudioClip(torch.from_numpy((x*level/max(np.abs(x).max(), 1e-9)).astype(np.float32)), SYNTH_RATE).resample(rate)
+    rng = derive_rng(seed, 'floor', kind); x = x/max(np.abs(x).max(), 1e-9) + 10**(rng.uniform(*FLOOR)/20)*rng.standard_normal(len(x))
+    return AudioClip(torch.from_numpy((x*level/np.abs(x).max()).astype(np.float32)), SYNTH_RATE).resample(rate)
 
 @dataclass(frozen=True)
 class SynthSound(Config):
