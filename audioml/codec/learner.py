@@ -128,7 +128,7 @@ def start_quiet(
 
 # %% ../../nbs/88_codec.learner.ipynb #6f1572f3
 class SoftCodec(nn.Module):
-    "A codec in training. While `rounded` is off, tokens are not replaced by code vectors, but only brought to one length, from which it costs something to stray."
+    "A codec in training. While `rounded` is off, tokens are not replaced by code vectors; they cost something where their power exceeds 1."
     def __init__(self, codec:Codec): super().__init__(); self.codec, self.rounded = codec, True
 
     def forward(self, audio): # (b, 1, n) -> sound, codes, cost of the codes
@@ -137,8 +137,7 @@ class SoftCodec(nn.Module):
         z = net.encoder(net.preprocess(audio)); total, cost = torch.zeros_like(z), 0.
         for q in net.quantizer.quantizers:
             said = q.in_proj(F.avg_pool1d(z-total, q.stride) if q.stride > 1 else z-total)
-            length = said.norm(dim=1, keepdim=True).clamp_min(1e-6)/said.shape[1]**.5
-            total, cost = total + q.out_proj(said/length).repeat_interleave(q.stride, -1), cost + (length-1).square().mean()
+            total, cost = total + q.out_proj(said).repeat_interleave(q.stride, -1), cost + (said.square().mean() - 1).relu()
         return net.decoder(total)[..., :audio.shape[-1]], None, cost
 
 class Round(Callback):
