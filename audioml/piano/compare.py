@@ -198,6 +198,7 @@ def with_interval(
     p = data.predictions(name)
     return cluster_bootstrap(lambda rows: np.mean([score(data.y[rows], q[rows]) for q in p]), data.groups, n)
 
+# %% ../../nbs/84c_piano.compare.ipynb #fabfbdfd
 def against(
     data:Comparison,
     name:str,

@@ -438,6 +438,7 @@ def embedding(
     rows = torch.cat(parts)
     return torch.cat([rows.mean(0), rows.std(0, correction=0)]).cpu().numpy()
 
+# %% ../../nbs/83b_piano.ensemble.ipynb #94890575
 def _encoded(model, x, frame_rate=62.5): "The views that need the encoder."; return dict(performance=heard(model, x, frame_rate), embedding=embedding(model, x))
 
 def _encoded_row(model, store, i):
