@@ -78,7 +78,7 @@ def plan_outputs(
 ) -> list[tuple[Path, Path]]:  # (input, output)
     "Where the output of each input goes. Raises `BadInput` when two would share one, or one would replace its input."
     end, single = to.suffixes[0], len(inputs)==1 and not Path(inputs[0]).is_dir()
-    found = find_files(inputs, kind, end) # what an earlier call wrote is no input
+    found = find_files(inputs, kind, None if end in kind.suffixes else end) # what an earlier call wrote is no input
     if out is not None: check_out(Path(out), single, kind.name, to)
     if named_by_hand(out, to): jobs = [(found[0][0], Path(out))]
     else:

