@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIDI_SUFFIXES', 'SPLITS', 'MOST_BAR_TOKENS', 'CONDITIONS', 'KINDS', 'SLOWEST', 'TEMPO_STEPS', 'N_TEMPOS', 'MOST_BARS',
-           'EXCERPT_BARS', 'IGNORE', 'MidiFile', 'Embedded', 'Song', 'embedded_songs', 'find_songs', 'song_tokens',
+           'EXCERPT_BARS', 'MidiFile', 'Embedded', 'Song', 'embedded_songs', 'find_songs', 'song_tokens',
            'groove_store', 'ConditionConfig', 'styles_of', 'scale_velocity', 'drop_pieces', 'cut_bars', 'pack',
            'PackedRows']
 
@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from ..core import *
 from .synth import *
 from .tokenizer import *
+from ..losses import IGNORE
 from ..midi import *
 from ..stores import *
 from ..tokenizers import *
@@ -244,8 +245,6 @@ def pack(
     return rows
 
 # %% ../../nbs/76_groove.data.ipynb #014016cf
-IGNORE = -100 # label that cross entropy leaves out
-
 class PackedRows:
     "Rows of excerpts of the songs of a store: `ds[epoch, i]` is ((tokens, conditions, segments), labels)."
     def __init__(self,
