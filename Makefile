@@ -47,7 +47,8 @@ test: $(READY) ## all checks: notebooks clean, modules in sync, every notebook, 
 	 else echo 'AUDIOML_DATA is not set: tests on real recordings are skipped'; fi
 	pytest -q tests/test_sync.py
 	OMP_NUM_THREADS=1 nbdev_test --n_workers 2 --timing
-	pytest --ignore=tests/test_sync.py
+	OMP_NUM_THREADS=1 pytest --ignore=tests/test_sync.py -m 'not alone' --numprocesses 2 --dist loadfile
+	pytest --ignore=tests/test_sync.py -m alone
 
 lab: $(READY) ## JupyterLab on nbs/
 	jupyter lab nbs

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['AUDIO_SUFFIXES', 'BadInput', 'derive_seed', 'derive_rng', 'Config', 'atomic_path', 'write_text', 'write_json',
-           'read_json', 'file_hash', 'map_items', 'RunFolder']
+           'read_json', 'locked', 'file_hash', 'map_items', 'RunFolder']
 
 # %% ../nbs/00_core.ipynb #50c14563
-import contextlib, hashlib, json, os, shutil, sys, tempfile, threading, time, typing
+import contextlib, fcntl, hashlib, json, os, shutil, sys, tempfile, threading, time, typing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from multiprocessing import get_context
@@ -127,6 +127,19 @@ def read_json(path):
     try: return json.loads(Path(path).read_text(encoding='utf8'))
     except FileNotFoundError: raise BadInput('no such file', where=path) from None
     except (ValueError, OSError) as e: raise BadInput(f'is not readable JSON ({e})', where=path) from None
+
+# %% ../nbs/00_core.ipynb #965752ef
+@contextlib.contextmanager
+def locked(
+    path:str|Path # a folder; it is made when missing
+):
+    "Hold the lock of a folder inside the block. Raises `BadInput` when another process does, or the folder cannot be written to."
+    try: Path(path).mkdir(parents=True, exist_ok=True); lock = open(Path(path)/'.lock', 'w')
+    except OSError as e: raise BadInput(f'cannot be written to ({e.strerror})', where=path) from None
+    with lock:
+        try: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) # not flock: workers would inherit it and outlive a kill with it
+        except OSError: raise BadInput('is being built by another process', where=path) from None
+        yield
 
 # %% ../nbs/00_core.ipynb #4e12497a
 AUDIO_SUFFIXES = '.wav .flac .ogg .oga .opus .mp3 .aif .aiff .au .caf .w64'.split()  # of the formats that libsndfile reads

@@ -7,7 +7,7 @@ __all__ = ['FLAC_BLOCK', 'SHARD_FORMAT', 'FIXED', 'audio_bytes', 'read_audio_byt
            'finish_shards', 'write_shards', 'ShardStore', 'shuffled_by_shard', 'ShardOrder']
 
 # %% ../nbs/17_shards.ipynb #75713a97
-import contextlib, fcntl, hashlib, io, json, os, tempfile, threading
+import contextlib, hashlib, io, json, os, tempfile, threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -117,6 +117,8 @@ def _check_row(row, schema):
         if got != want and 'list' in f'{got}{want}' and getattr(got, 'value_type', None) != getattr(want, 'value_type', None): raise BadInput(f'{k} is {got}, not {want}')
 
 # %% ../nbs/17_shards.ipynb #e0383e7a
+def _text(x): return str(x).encode('utf8', 'backslashreplace').decode() # names of files may hold anything
+
 def shard_parts(
     items:list,             # (id, source) pairs
     rows_per_shard:int=1000
@@ -125,7 +127,7 @@ def shard_parts(
     items = [(str(i), s) for i, s in items]
     twice = pd.Series([i for i, _ in items], dtype=object).pipe(lambda s: s[s.duplicated()])
     if len(twice): raise BadInput(f'{twice.iloc[0]!r} is there twice', where='items', want='one id a row')
-    odd = [i for i, _ in items if i.encode('utf8', 'backslashreplace').decode() != i]
+    odd = [i for i, _ in items if _text(i) != i]
     if odd: raise BadInput(f'{odd[0]!r} is not text that can be written', where='items', want='another id')
     ShardConfig(rows_per_shard)
     return [(k, items[i:i+rows_per_shard]) for k, i in enumerate(range(0, len(items), rows_per_shard))]
@@ -149,7 +151,12 @@ def _hash(source, *of_file):
     try: return source_hash(source, *of_file)
     except OSError: return 'unreadable'
 
-def _split(split, item_id): return split.get(item_id, 'train') if isinstance(split, dict) else split(item_id)
+def _split(split, item_id):
+    "The split of an item. Raises `BadInput` when it is not text that can be written."
+    name = split.get(item_id, 'train') if isinstance(split, dict) else split(item_id)
+    if not isinstance(name, str) or _text(name) != name: raise BadInput(f'{name!r} is no split', where=item_id, want='text, e.g. train')
+    return name
+
 def _job_hash(fingerprint, rows): return hashlib.blake2b(json.dumps([fingerprint, rows]).encode(), digest_size=16).hexdigest()
 
 def _receipt(path, number):
@@ -239,8 +246,6 @@ def write_shard(
     return receipt
 
 # %% ../nbs/17_shards.ipynb #5f246e7d
-def _text(x): return str(x).encode('utf8', 'backslashreplace').decode() # names of files may hold anything
-
 def _write_rows(path, number, items, keys, make, layout, schema, facts, done):
     "Make the rows of a shard, put its file in place, and return its receipt."
     kept, skipped, before, receipt = [], [], _old_rows(path, number, facts['config'], layout), _file(path, number, '.json')
@@ -299,16 +304,6 @@ def _check_ids(path, shards):
     if (twice := ids[ids.duplicated()]).size: raise BadInput(f'{twice.iloc[0]!r} is there twice', where=path, want='one id a row')
 
 # %% ../nbs/17_shards.ipynb #45822f80
-@contextlib.contextmanager
-def _locked(path):
-    "Hold the lock of a folder; raises `BadInput` when another process does."
-    try: Path(path).mkdir(parents=True, exist_ok=True); lock = open(Path(path)/'.lock', 'w')
-    except OSError as e: raise BadInput(f'cannot be written to ({e.strerror})', where=path) from None
-    with lock:
-        try: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB) # not flock: workers would inherit it and outlive a kill with it
-        except OSError: raise BadInput('is being built by another process', where=path) from None
-        yield
-
 def _clear(path, *patterns):
     "Remove files, in the order of the patterns."
     for pattern in patterns:
@@ -333,7 +328,7 @@ def write_shards(
     "Write a store of shards, or finish or extend one: shards that are there are kept. Raises `BadInput` when no item can be used."
     layout, jobs = ShardConfig(rows_per_shard, rows_per_group), shard_parts(items[:limit], rows_per_shard)
     if not jobs: raise BadInput('there are no items', where=path)
-    with _locked(path):
+    with locked(path):
         _clear(path, '.shard-*', '.manifest*', *(('manifest.json', 'shard-*.json', 'shard-*.parquet') if overwrite else ())) # also what a kill left half written
         write = partial(write_shard, path, make=make, layout=layout, config=config, split=split, schema=schema)
         _write_all(jobs, write, n_workers, mapper, progress)

@@ -6,7 +6,7 @@
 __all__ = ['STORE_FORMAT', 'split_of', 'splits_of', 'source_hash', 'build_store', 'FeatureStore', 'Window', 'WindowDataset']
 
 # %% ../nbs/16_stores.ipynb #46333a06
-import fcntl, hashlib, json, os, time, zlib
+import contextlib, hashlib, json, os, time, zlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -87,17 +87,11 @@ def _read_journal(path):
 
 # %% ../nbs/16_stores.ipynb #2b49782c
 class _Writer:
-    "Appends songs to the streams of a store and journals them. One at a time: raises `BadInput` when another is at work."
+    "Appends songs to the streams of a store and journals them. Raises `BadInput` when they were made with another config."
     def __init__(self, path, config_hash, overwrite=False, sync_every=1.):
         self.path, self.sync_every = Path(path), sync_every
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.path/'.lock', 'w')
-        try: fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB) # not flock: workers would inherit it and outlive a kill with it
-        except OSError: self.lock.close(); raise BadInput('is being built by another process', where=path) from None
         header, self.streams, entries, size = (None, {}, [], 0) if overwrite else _read_journal(path)
-        if header and header['config'] != config_hash:
-            self.lock.close()
-            raise BadInput('was built with another config', where=path, want='name another folder, or pass overwrite=True')
+        if header and header['config'] != config_hash: raise BadInput('was built with another config', where=path, want='name another folder, or pass overwrite=True')
         self.entries = {e['id']: e for e in entries}
         self.files, self.pending, self.synced = {}, [], time.monotonic()
         self.rows = {k: max([sum(e['at'][k]) for e in entries], default=0) for k in self.streams}
@@ -147,7 +141,7 @@ def sync(self:_Writer):
 
 @patch
 def close(self:_Writer):
-    for f in (*self.files.values(), self.journal, self.lock): f.close()
+    for f in (*self.files.values(), self.journal): f.close()
 
 # %% ../nbs/16_stores.ipynb #99660d9c
 def _scalar(name, v):
@@ -211,13 +205,11 @@ def build_store(
     items = [(str(i), s) for i, s in items]
     twice = pd.Series([i for i, _ in items], dtype=object).pipe(lambda s: s[s.duplicated()])
     if len(twice): raise BadInput(f'song {twice.iloc[0]!r} is there twice', where=path, want='one id a song')
-    writer = _Writer(path, source_hash(config), overwrite, sync_every)
-    try:
+    with locked(path), contextlib.closing(_Writer(path, source_hash(config), overwrite, sync_every)) as writer:
         todo = [(i, s) for i, s in items if not _is_done(writer.entries.get(i), s)]
         for i, _ in todo: writer.entries.pop(i, None)
         skipped = _make_all(writer, todo, make, n_workers, progress)
         _finish(path, writer, items, rate, split, config, skipped)
-    finally: writer.close()
     return FeatureStore(path)
 
 # %% ../nbs/16_stores.ipynb #1001f997

@@ -24,6 +24,13 @@ def copy_tree():
 @pytest.fixture
 def tree(copy_tree, tmp_path): return copy_tree(tmp_path/'tree')
 
+@pytest.fixture
+def trace(tmp_path, monkeypatch):
+    "Where builders of this test leave the names of what they make."
+    from builders import Trace
+    monkeypatch.setenv('BUILD_TRACE', str(tmp_path/'trace'))
+    return Trace()
+
 @pytest.fixture(scope='session')
 def data_dir():
     "The folder of real recordings; a test that asks for it is skipped where there is none."

@@ -1,8 +1,9 @@
 "Songs for `test_stores`, in a module of their own so that a process that builds them starts quickly."
-import os, sys, time
+import sys
 import numpy as np
 from audioml.core import BadInput, derive_rng
 from audioml.stores import build_store
+from builders import Trace
 
 SONGS = [(f'song {n}', n) for n in range(20, 220)]
 
@@ -15,9 +16,11 @@ def make(n):
 
 def slow_make(n):
     "As `make`, slow enough to be killed, and leaving a trace of every call."
-    time.sleep(.008)
-    with open(os.environ['STORE_LOG'], 'a') as f: f.write(f'song {n}\n')
+    Trace().leave(f'song {n}')
     return make(n)
+
+
+def sum_of(store, song_id): return float(store.read(song_id).astype(np.float64).sum())
 
 
 if __name__ == '__main__':

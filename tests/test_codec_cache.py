@@ -1,5 +1,5 @@
 "What a cell cannot show of the cache: kill -9, Ray, recordings of all kinds, every start of a slice."
-import os, random, signal, time
+import os, random, time
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,6 +12,7 @@ from audioml.codec.cache import *
 from audioml.codec.model import *
 from audioml.core import BadInput, derive_rng, file_hash
 from audioml.shards import ShardStore, read_audio_bytes, write_shards
+from builders import ids_in_shards, wait_for_group
 
 TINY = CODEC_PRESETS['small'].replace(encoder_dim=2, decoder_dim=32, codebook_size=64)  # as the real one, but for its widths
 N_SOUNDS = 18
@@ -44,12 +45,11 @@ def files_of(path): return {f.name: file_hash(f) for f in sorted(Path(path).iter
 
 # --- killed while building ---
 
-def build_slowly(home, path, log, n_workers):
+def build_slowly(home, path, trace, n_workers):
     "Build in a process group of its own, slowly enough to be killed, leaving a trace of every row."
     os.setsid()
     def slow_row(codec, cfg, source):
-        row = cache_row(codec, cfg, source); time.sleep(.01)
-        with open(log, 'a') as f: f.write(f'{Path(source).stem}\n')
+        row = cache_row(codec, cfg, source); trace.leave(Path(source).stem, .01)
         return row
     with mocked.object(module, 'cache_row', slow_row): build(home, path, n_workers=n_workers)
 
@@ -59,42 +59,22 @@ def server():
     context.set_forkserver_preload(['audioml.codec.cache'])
     return context
 
-def wait_for_group(group, seconds=8):
-    "Nobody of a process group may be left a few seconds after its leader was killed."
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try: os.killpg(group, 0)
-        except ProcessLookupError: return
-        time.sleep(.02)
-    os.killpg(group, signal.SIGKILL)
-    raise AssertionError('workers outlive the process that started them')
-
-def take(log):
-    lines = log.read_text().split() if log.exists() else []
-    log.unlink(missing_ok=True)
-    return lines
-
-def rows_in(path):
-    "Recordings in the shards that are finished."
-    return [r for f in sorted(Path(path).glob('shard-*.json')) for r in __import__('json').loads(f.read_text())['id']]
-
 @pytest.mark.parametrize('n_workers', [0, 2])
-def test_killed_and_resumed(server, home, whole, tmp_path, n_workers):
+def test_killed_and_resumed(server, home, whole, trace, tmp_path, n_workers):
     "Killed at random moments and resumed, a cache is byte for byte the one that was never interrupted; no row of a finished shard is made twice."
-    path, log, rng, killed = tmp_path/'cache', tmp_path/'log', random.Random(n_workers), 0
+    path, rng, killed = tmp_path/'cache', random.Random(n_workers), 0
     for _ in range(4):
-        before = rows_in(path)
-        p = server.Process(target=build_slowly, args=(home, path, log, n_workers)); p.start()
-        until = time.monotonic() + 30
-        while not log.exists() and p.is_alive() and time.monotonic() < until: time.sleep(.002)
+        before = ids_in_shards(path)
+        p = server.Process(target=build_slowly, args=(home, path, trace, n_workers)); p.start()
+        trace.wait_for(1, p.is_alive)
         time.sleep(rng.uniform(0, .12))
         killed += p.is_alive(); p.kill(); p.join()
         wait_for_group(p.pid)
-        assert not set(take(log)) & set(before)
-        if rows_in(path) != whole.ids:
+        assert not set(trace.take()) & set(before)
+        if ids_in_shards(path) != whole.ids:
             with pytest.raises(BadInput): ShardStore(path)
     assert killed # a fast machine may be done before
-    before = rows_in(path)
+    before = ids_in_shards(path)
     resumed = build(home, path, n_workers=n_workers)
     assert resumed.ids == whole.ids and files_of(path) == files_of(whole.path) and resumed.verify() == []
     stamps = {f: f.stat().st_mtime_ns for f in path.glob('*.parquet')}
@@ -118,6 +98,7 @@ def ray():
             if 'Ray cannot be started' not in str(e) or attempt == 3: raise
     assert not ray.is_initialized()
 
+@pytest.mark.alone
 def test_two_ray_workers_write_what_one_process_writes(ray, home, whole, tmp_path):
     build(home, tmp_path/'ray', limit=3) # a shard that is there already
     store = build(home, tmp_path/'ray', hosts='ray', n_workers=2)
@@ -226,7 +207,7 @@ class Ruler:
     def parameters(self): return iter([torch.zeros(1)])
     def value(self, codes): return codes/65535*4 - 2
     def encode(self, x):
-        codes, rest = [], x[:, 0]
+        codes, rest = [], F.pad(x[:, 0], (0, -x.shape[-1] % self.cfg.step))
         for r in self.cfg.per_step:
             codes.append(((rest.unflatten(1, (-1, self.cfg.step//r)).mean(2).clamp(-2, 2) + 2)/4*65535).round().long())
             rest = rest - self.value(codes[-1]).repeat_interleave(self.cfg.step//r, 1)
@@ -270,7 +251,8 @@ def test_a_wrong_stride_is_caught(ruled, wrong):
     "With steps that are too long or short, the peak moves by so much for each step before the slice."
     ruler, slices = ruled
     n, starts = 100, (10, 25, 40)
-    with mocked.object(slices, 'step', slices.step + wrong): targets = [slices.cut('waves', s, n)[1][0] for s in starts]
+    stride = slices.slices.replace(ratios=slices.slices.ratios | dict(audio=slices.step + wrong))
+    with mocked.object(slices, 'slices', stride): targets = [slices.cut('waves', s, n)[1][0] for s in starts]
     batch = collate_slices([slices.cut('waves', s, n) for s in starts])
     size = 60*slices.step
     got = [lag_of(d[0, :size], t[:size]) for d, t in zip(decode_slices(ruler.decode, *batch[0], n), targets)]

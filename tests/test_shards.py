@@ -1,5 +1,5 @@
 "What a cell cannot show of shards: kill -9 at every step, damaged files, hostile manifests, processes, odd values."
-import json, os, pickle, random, shutil, signal, subprocess, sys, threading, time
+import json, os, pickle, random, shutil, signal, threading, time
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, pyarrow as pa, pytest
@@ -8,7 +8,8 @@ from audioml import shards
 from audioml.core import BadInput, derive_rng, file_hash
 from audioml.shards import *
 from audioml.testing import check_dataset
-from shard_rows import ITEMS, make, slow_make
+from builders import damage, ids_in_shards, start_builder, wait_for_group
+from shard_rows import ITEMS, make, slow_make, sum_of
 
 def write(path, items=ITEMS, make=make, rows_per_shard=5, **kw): return write_shards(path, items, make, rows_per_shard=rows_per_shard, progress=False, **kw)
 def hashes(path): return {f.name: file_hash(f) for f in sorted(Path(path).iterdir()) if f.name != '.lock'}
@@ -19,61 +20,25 @@ def same_row(row, n):
 
 # --- killed while writing ---
 
-@pytest.fixture
-def log(tmp_path, monkeypatch):
-    "The file where `slow_make` leaves its traces; called, it returns them and forgets."
-    path = tmp_path/'log'; monkeypatch.setenv('SHARD_LOG', str(path))
-    def take():
-        ids = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return ids
-    return take
-
-
-def start_builder(path, n_workers):
-    p = subprocess.Popen([sys.executable, Path(__file__).parent/'shard_rows.py', path, str(n_workers)], stdout=subprocess.PIPE, start_new_session=True)
-    assert p.stdout.readline() == b'go\n'
-    return p
-
-
-def finished(path): return [i for f in Path(path).glob('shard-*.json') for i in json.loads(f.read_text())['id']]
-
-
-def wait_for(log, n):
-    "Wait until `slow_make` was called `n` times: after so many rows the moment does not depend on how busy the machine is."
-    while not log.exists() or log.read_bytes().count(b'\n') < n: time.sleep(.002)
-
-
-def wait_for_workers(group, seconds=30):
-    "Nobody of the process group may be left a few seconds after its leader was killed."
-    until = time.time()+seconds
-    while time.time() < until:
-        try: os.killpg(group, 0)
-        except ProcessLookupError: return
-        time.sleep(.05)
-    os.killpg(group, signal.SIGKILL)
-    raise AssertionError('workers outlive the process that started them')
-
-
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory): return write(tmp_path_factory.mktemp('whole')/'s')
 
 
 @pytest.mark.parametrize('n_workers', [0, 2])
-def test_killed_and_resumed(tmp_path, n_workers, log, whole):
+def test_killed_and_resumed(tmp_path, n_workers, trace, whole):
     "Killed at random moments and resumed, a store is byte for byte the one that was never interrupted, and no row of a finished shard is made twice."
     path, rng, before = tmp_path/'killed', random.Random(n_workers), []
     for _ in range(2):
-        p = start_builder(path, n_workers)
-        wait_for(tmp_path/'log', rng.randint(14, 30)); time.sleep(rng.uniform(0, .03))
+        p = start_builder('shard_rows.py', path, n_workers)
+        trace.wait_for(rng.randint(14, 30)); time.sleep(rng.uniform(0, .03))
         os.kill(p.pid, signal.SIGKILL); p.wait() # its workers are left to find out for themselves
-        wait_for_workers(p.pid)
-        assert not set(log()) & set(before)
-        assert set(before) <= set(before := finished(path)) and len(before) == len(set(before))
+        wait_for_group(p.pid)
+        assert not set(trace.take()) & set(before)
+        assert set(before) <= set(before := ids_in_shards(path)) and len(before) == len(set(before))
         with pytest.raises(BadInput): ShardStore(path)
     assert 5 <= len(before) < len(ITEMS)
     resumed = write(path, make=slow_make, n_workers=n_workers)
-    assert sorted(log() + before) == sorted(resumed.ids) and resumed.ids == [i for i, _ in ITEMS]
+    assert sorted(trace.take() + before) == sorted(resumed.ids) and resumed.ids == [i for i, _ in ITEMS]
     assert hashes(path) == hashes(whole.path) and resumed.verify() == []
 
 
@@ -113,10 +78,10 @@ def test_killed_before_every_step(tmp_path, again):
     assert k > 20
 
 
-def test_two_builders(tmp_path, log, whole):
+def test_two_builders(tmp_path, trace, whole):
     "The second one is told; the first goes on."
-    p = start_builder(tmp_path/'store', 0)
-    while not finished(tmp_path/'store'): time.sleep(.005)
+    p = start_builder('shard_rows.py', tmp_path/'store', 0)
+    while not ids_in_shards(tmp_path/'store'): time.sleep(.005)
     with pytest.raises(BadInput, match='being built by another process'): write(tmp_path/'store', make=slow_make)
     assert p.wait() == 0 and hashes(tmp_path/'store') == hashes(whole.path)
 
@@ -262,16 +227,6 @@ def test_splits(tmp_path):
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory): return write(tmp_path_factory.mktemp('good')/'s', ITEMS[:12])
-
-def damage(path, at, what):
-    "Cut a file off, flip a byte, or put in zeros, at a place given as a fraction."
-    b = bytearray(path.read_bytes()); i = min(int(at*len(b)), len(b)-1)
-    if what == 'cut': b = b[:i]
-    elif what == 'flip': b[i] ^= 0x5a
-    elif what == 'zeros': b[i:i+16] = bytes(len(b[i:i+16]))
-    else: b[i:i] = b'junk'
-    path.write_bytes(b)
-
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(['shard-00001.parquet', 'shard-00001.json', 'manifest.json']), st.floats(0, 1), st.sampled_from(['cut', 'flip', 'zeros', 'insert']))
@@ -429,22 +384,20 @@ def test_few_files_stay_open(whole):
 
 
 def test_many_rows_open_quickly(tmp_path):
-    "Thirty thousand rows in a second at most."
+    "Thirty thousand rows in a second of work at most."
     row, n = dict(length=3), 30_000
     write(tmp_path/'s', [(f'row {i}', i) for i in range(n)], lambda i: row, rows_per_shard=3000, rows_per_group=500, split=lambda i: 'train')
-    t = time.perf_counter(); store = ShardStore(tmp_path/'s'); opened = time.perf_counter()-t
+    t = time.process_time(); store = ShardStore(tmp_path/'s'); opened = time.process_time()-t
     assert len(store) == n and opened < 1 and store.row('row 29999')['length'] == 3
 
 
 # --- processes ---
 
-def _sum_of(store, row_id): return int(store.row(row_id)['codes'].sum()) + float(store.audio(row_id, 3, 20).sum())
-
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 def test_a_store_crosses_processes(good, method):
     "After it was read from here, in a forked and in a spawned process."
-    want = [_sum_of(good, i) for i in good.ids]
-    with get_context(method).Pool(1) as pool: assert pool.starmap(_sum_of, [(good, i) for i in good.ids]) == want
+    want = [sum_of(good, i) for i in good.ids]
+    with get_context(method).Pool(1) as pool: assert pool.starmap(sum_of, [(good, i) for i in good.ids]) == want
     assert same_row(pickle.loads(pickle.dumps(good)).row('row 25'), 25)
 
 

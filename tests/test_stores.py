@@ -1,5 +1,5 @@
 "What a cell cannot show of stores: kill -9, damaged files, processes, a hundred thousand songs."
-import json, os, pickle, random, shutil, signal, subprocess, sys, time
+import json, os, pickle, random, shutil, signal, time
 from multiprocessing import get_context
 from pathlib import Path
 import numpy as np, pytest
@@ -8,7 +8,8 @@ from audioml.core import BadInput, file_hash
 from audioml.stores import *
 from audioml.testing import check_dataset, check_same
 from audioml.windowing import *
-from store_songs import SONGS, make, slow_make
+from builders import damage, start_builder, wait_for_group
+from store_songs import SONGS, make, slow_make, sum_of
 
 FILES = ('features.bin', 'notes.bin', 'index.parquet', 'skipped.csv', 'store.json', 'journal.jsonl')
 
@@ -18,23 +19,6 @@ def hashes(path): return {f: file_hash(path/f) for f in FILES}
 
 # --- killed while building ---
 
-@pytest.fixture
-def log(tmp_path, monkeypatch):
-    "The file where `slow_make` leaves its traces; called, it returns them and forgets."
-    path = tmp_path/'log'; monkeypatch.setenv('STORE_LOG', str(path))
-    def take():
-        ids = path.read_text().splitlines() if path.exists() else []
-        path.unlink(missing_ok=True)
-        return ids
-    return take
-
-
-def start_builder(path, n_workers):
-    p = subprocess.Popen([sys.executable, Path(__file__).parent/'store_songs.py', path, str(n_workers)], stdout=subprocess.PIPE, start_new_session=True)
-    assert p.stdout.readline() == b'go\n'
-    return p
-
-
 def journalled(path):
     "Ids in the whole lines of a journal."
     try: lines = (path/'journal.jsonl').read_bytes().splitlines(keepends=True)
@@ -42,39 +26,28 @@ def journalled(path):
     return [d['id'] for d in (json.loads(line)[1] for line in lines if line.endswith(b'\n')) if 'id' in d]
 
 
-def wait_for_workers(group, seconds=5):
-    "Nobody of the process group may be left a few seconds after its leader was killed."
-    until = time.time()+seconds
-    while time.time() < until:
-        try: os.killpg(group, 0)
-        except ProcessLookupError: return
-        time.sleep(.05)
-    os.killpg(group, signal.SIGKILL)
-    raise AssertionError('workers outlive the process that started them')
-
-
 @pytest.mark.parametrize('n_workers', [0, 2])
-def test_killed_and_resumed(tmp_path, n_workers, log):
+def test_killed_and_resumed(tmp_path, n_workers, trace):
     "Killed at random moments and resumed, a store is byte for byte the one that was never interrupted, and nothing journalled is made twice."
     path, rng, before = tmp_path/'killed', random.Random(n_workers), []
     for _ in range(3):
-        p = start_builder(path, n_workers)
-        time.sleep(rng.uniform(.1, .25))
+        p = start_builder('store_songs.py', path, n_workers)
+        trace.wait_for(rng.randint(12, 30)); time.sleep(rng.uniform(0, .03))
         os.kill(p.pid, signal.SIGKILL); p.wait() # its workers are left to find out for themselves
-        wait_for_workers(p.pid)
-        assert not set(log()) & set(before)
+        wait_for_group(p.pid)
+        assert not set(trace.take()) & set(before)
         before = journalled(path)
         with pytest.raises(BadInput): FeatureStore(path)
     assert 5 < len(before) < len(SONGS)
     resumed = build_store(path, SONGS, slow_make, n_workers=n_workers, rate=100, progress=False)
-    assert sorted(log() + before) == sorted(resumed.ids)
+    assert sorted(trace.take() + before) == sorted(resumed.ids)
     assert hashes(path) == hashes(build_store(tmp_path/'whole', SONGS, make, rate=100, progress=False).path)
     assert resumed.verify() == []
 
 
-def test_two_builders(tmp_path, log):
+def test_two_builders(tmp_path, trace):
     "The second one is told; the first goes on."
-    p = start_builder(tmp_path/'store', 0)
+    p = start_builder('store_songs.py', tmp_path/'store', 0)
     while not journalled(tmp_path/'store'): time.sleep(.005)
     with pytest.raises(BadInput, match='being built by another process'):
         build_store(tmp_path/'store', SONGS, slow_make, rate=100, progress=False)
@@ -146,16 +119,6 @@ def good(tmp_path_factory):
     return build_store(tmp_path_factory.mktemp('good')/'s', [(f'{n}', n) for n in range(20, 32)], make, rate=100, progress=False)
 
 
-def damage(path, at, what):
-    "Cut a file off, flip a byte, or put in zeros, at a place given as a fraction."
-    b = bytearray(path.read_bytes()); i = min(int(at*len(b)), len(b)-1)
-    if what == 'cut': b = b[:i]
-    elif what == 'flip': b[i] ^= 0x5a
-    elif what == 'zeros': b[i:i+16] = bytes(len(b[i:i+16]))
-    else: b[i:i] = b'junk'
-    path.write_bytes(b)
-
-
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(FILES), st.floats(0, 1), st.sampled_from(['cut', 'flip', 'zeros', 'insert']))
 def test_damage_is_told_or_repaired(good, tmp_path_factory, file, at, what):
@@ -194,13 +157,11 @@ def test_a_flipped_byte_is_found(good, tmp_path):
 
 # --- processes ---
 
-def _sum_of(store, song_id): return float(store.read(song_id).astype(np.float64).sum())
-
 @pytest.mark.parametrize('method', ['fork', 'spawn'])
 def test_a_store_crosses_processes(good, method):
     "After it was read from here, in a forked and in a spawned process."
-    want = [_sum_of(good, i) for i in good.ids]
-    with get_context(method).Pool(1) as pool: assert pool.starmap(_sum_of, [(good, i) for i in good.ids]) == want
+    want = [sum_of(good, i) for i in good.ids]
+    with get_context(method).Pool(1) as pool: assert pool.starmap(sum_of, [(good, i) for i in good.ids]) == want
     assert pickle.loads(pickle.dumps(good)).read('25').shape == (25, 8)
 
 
@@ -223,13 +184,13 @@ def test_samples_do_not_depend_on_workers_or_order(good, sequences):
 # --- many songs ---
 
 def test_a_hundred_thousand_songs(tmp_path):
-    "Opening takes about a second at most, reading opens one file, not one a song."
+    "Opening takes about a second of work at most, reading opens one file, not one a song."
     n = 100_000
     row = dict(features=np.zeros((3, 4), np.float16))
     build_store(tmp_path/'s', [(f'song {i}', i) for i in range(n)], lambda i: row, rate=100, split=lambda i: 'train', progress=False)
     files = len(os.listdir('/proc/self/fd'))
-    t = time.perf_counter(); store = FeatureStore(tmp_path/'s'); opened = time.perf_counter()-t
+    t = time.process_time(); store = FeatureStore(tmp_path/'s'); opened = time.process_time()-t
     for i in range(0, n, 100): store.read(f'song {i}')
     assert len(store) == n and opened < 2 and len(os.listdir('/proc/self/fd')) <= files+1
-    t = time.perf_counter(); ds = WindowDataset(store, SlidingWindowConfig(windows_per_song=1)); made = time.perf_counter()-t
+    t = time.process_time(); ds = WindowDataset(store, SlidingWindowConfig(windows_per_song=1)); made = time.process_time()-t
     assert len(ds) == n and made < 3 and ds[0, n-1][1].sum() == 3

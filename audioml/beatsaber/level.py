@@ -56,7 +56,7 @@ def _read(self:MapFiles,
     if self.sizes[found] > limit: raise BadInput(f'has {self.sizes[found]:,} bytes', where=self.where(found), want=f'at most {limit:,}')
     try:
         with self.opener(found) as f: data = f.read(limit + 1)
-    except _FAULTS as e: raise BadInput(f'cannot be read ({e})', where=self.where(found)) from None
+    except _FAULTS as e: raise BadInput(f'cannot be read ({str(e)[:100]})', where=self.where(found)) from None
     if len(data) != self.sizes[found]: raise BadInput(f'cannot be read (it does not have the {self.sizes[found]:,} bytes it should)', where=self.where(found))
     self.left -= len(data)
     return data

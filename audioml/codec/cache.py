@@ -4,24 +4,22 @@
 
 # %% auto #0
 __all__ = ['ENCODE_STEPS', 'audio_sources', 'CacheConfig', 'Piece', 'even_share', 'cut_sources', 'recording_of', 'split_of_row',
-           'encoder_context', 'encode_steps', 'cache_row', 'codec_fingerprint', 'open_codec', 'build_cache',
-           'slice_window', 'fixed_starts', 'CodeSlices', 'collate_slices', 'decode_slices']
+           'cache_row', 'codec_fingerprint', 'open_codec', 'build_cache', 'slice_window', 'fixed_starts', 'CodeSlices',
+           'collate_slices']
 
 # %% ../../nbs/87_codec.cache.ipynb #4e29d129
 import contextlib, hashlib, multiprocessing, os, re
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from math import gcd
 from pathlib import Path
 from typing import Literal
-import numpy as np, pandas as pd, pyarrow as pa, soundfile as sf, torch
+import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from ..audio import *
 from .model import *
 from ..core import *
 from ..shards import *
-from ..shards import _locked
 from ..stores import split_of
 from ..windowing import *
 
@@ -86,29 +84,7 @@ def recording_of(name:str) -> str: "The recording that a row is cut from."; retu
 def split_of_row(name:str, split=split_of) -> str: "The split of a row: that of its recording."; return split(recording_of(name))
 
 # %% ../../nbs/87_codec.cache.ipynb #508f0e13
-def encoder_context(codec:Codec) -> int: "Steps that a chunk needs on either side to be encoded as in the whole."; return -(-beside_cut(codec.net.encoder)//codec.cfg.latents)
-
-# %% ../../nbs/87_codec.cache.ipynb #20b2fe41
 ENCODE_STEPS = 128 # steps encoded at once: 11 s of the 24 kHz codec, 300 MB for its full size
-
-@torch.no_grad()
-def encode_steps(
-    codec:Codec,
-    x:torch.Tensor,  # (n,) mono samples at the codec's rate; zeros fill the last step
-    chunk:int=ENCODE_STEPS,
-    context:int|None=None # steps of surroundings; None: as many as it takes
-) -> list:           # codes of each level, (steps*r,) arrays
-    "Codes of a recording of any length, encoded in chunks with what surrounds them."
-    step, device = codec.cfg.step, next(codec.parameters()).device
-    if context is None: context = encoder_context(codec)
-    n = -(-len(x)//step)
-    levels = []
-    for a in range(0, n, chunk):
-        b, lo = min(a+chunk, n), max(0, a-context)
-        part = F.pad(x, (0, n*step-len(x)))[lo*step:(b+context)*step] if b+context >= n else x[lo*step:(b+context)*step]
-        codes = codec.encode(part[None, None].to(device))
-        levels.append([c[0, (a-lo)*r:(b-lo)*r].cpu().numpy() for c, r in zip(codes, codec.cfg.per_step)])
-    return [np.concatenate(c) for c in zip(*levels)]
 
 # %% ../../nbs/87_codec.cache.ipynb #639bd355
 def _load_source(source, cfg, margin):
@@ -135,16 +111,18 @@ def cache_row(
     source      # a path, a `Piece`, or what has `load() -> AudioClip`
 ) -> dict:      # length (samples at `out_rate`), steps, rate (Hz), gain, codes_0 ..., and audio (FLAC bytes) or path and start
     "Target and codes of one recording, or of a piece of one. Raises `BadInput` when it cannot be used."
-    step, context = codec.cfg.slices(cfg.out_rate).ratios['audio'], encoder_context(codec) + 1 # and a step for the resampler
+    slices, context = codec.cfg.slices(cfg.out_rate), encoder_context(codec) + 1 # and a step for the resampler
+    step = slices.ratios['audio']
     x, before, n, rate = _load_source(source, cfg, context*step)
     steps = -(-n//step)
     if rate < cfg.min_rate: raise BadInput(f'has a rate of {rate} Hz', want=f'{cfg.min_rate} at least')
     if not n or steps < cfg.min_steps: raise BadInput(f'lasts {n/cfg.out_rate:.3f} s', want=f'{max(1, (cfg.min_steps-1)*step + 1)/cfg.out_rate:.3f} s at least')
     target = F.pad(x[before:before+n], (0, steps*step-n))
     gain = float(1/max(1., target.abs().max().item()))
-    levels = encode_steps(codec, resample(x*gain, cfg.out_rate, codec.cfg.sampling_rate))
-    cut = [c[before//step*r:(before//step+steps)*r].astype(np.uint16) for c, r in zip(levels, codec.cfg.per_step)]
-    return dict(length=n, steps=steps, rate=rate, gain=gain, **{f'codes_{i}': c for i, c in enumerate(cut)},
+    levels = join_codes(encode_stream(codec, [resample(x*gain, cfg.out_rate, codec.cfg.sampling_rate)[None]], ENCODE_STEPS))
+    rows = slices.rows(before//step, steps)
+    codes = {k: c[0, rows[k]].cpu().numpy().astype(np.uint16) for k, c in ((f'codes_{i}', c) for i, c in enumerate(levels))}
+    return dict(length=n, steps=steps, rate=rate, gain=gain, **codes,
                 **_kept(source, cfg, target*gain, source.start if isinstance(source, Piece) else 0))
 
 # %% ../../nbs/87_codec.cache.ipynb #309f5e8e
@@ -180,8 +158,8 @@ def _worker_codec(path, fingerprint, device):
 def _make_row(codec_path, cfg, source): return cache_row(_worker_codec(codec_path, cfg.codec, _device()), cfg, source)
 
 # %% ../../nbs/87_codec.cache.ipynb #bc8e4fb9
-def _plan(path, sources, codec_path, cfg, limit, rows_per_shard, split):
-    "The jobs of a cache, and what each is written with."
+def _plan(sources, codec_path, cfg, limit, split):
+    "The rows of a cache, and what `write_shards` is told besides."
     codec = open_codec(codec_path)
     found = codec_fingerprint(codec)
     if cfg.codec not in ('', found): raise BadInput(f'has the fingerprint {found}', where=codec_path, want=cfg.codec)
@@ -202,10 +180,10 @@ def build_cache(
     progress:bool=True
 ) -> ShardStore:
     "Encode recordings into a cache, or go on with one. Raises `BadInput` when none can be used, or it was begun with another codec or config."
-    rows, how = _plan(path, sources, codec_path, cfg, limit, rows_per_shard, split)
-    if hosts == 'ray': return _write_with_ray(path, rows, rows_per_shard, n_workers, progress, **how)
-    if hosts != 'processes': raise BadInput(f'hosts is {hosts!r}', want='processes or ray')
-    if torch.cuda.is_initialized(): n_workers = 0 # a forked process cannot use the GPU of its parent
+    rows, how = _plan(sources, codec_path, cfg, limit, split)
+    if hosts == 'ray': path, how = Path(path).absolute(), how | dict(mapper=_map_with_ray)
+    elif hosts != 'processes': raise BadInput(f'hosts is {hosts!r}', want='processes or ray')
+    elif torch.cuda.is_initialized(): n_workers = 0 # a forked process cannot use the GPU of its parent
     return write_shards(path, rows, n_workers=n_workers, rows_per_shard=rows_per_shard, progress=progress, **how)
 
 # %% ../../nbs/87_codec.cache.ipynb #c5bb4872
@@ -227,25 +205,25 @@ def _cluster(n_workers):
     finally:
         if mine: ray.shutdown()
 
-def _write_job(path, job, kwargs):
-    "A shard, in a worker: its receipt, or what is wrong."
+def _in_worker(f, job):
+    "A job, in a worker: what it gives, or what is wrong."
     torch.set_num_threads(1)
-    try: return write_shard(path, job, **kwargs), None
+    try: return f(job), None
     except BadInput as e: return None, e
 
-def _write_with_ray(path, rows, rows_per_shard, n_workers, progress, **how):
-    "`write_shards`, with the jobs handed out by Ray."
-    from tqdm import tqdm
-    path, jobs = Path(path).absolute(), shard_parts(rows, rows_per_shard)
-    with _locked(path), _cluster(n_workers) as ray, tqdm(total=len(rows), delay=2, disable=not progress, desc='shards', unit='row') as bar:
-        write = ray.remote(_write_job).options(num_cpus=1, num_gpus=int(ray.cluster_resources().get('GPU', 0) > 0))
-        kwargs = ray.put(how | dict(layout=ShardConfig(rows_per_shard)))
-        waiting = {write.remote(path, job, kwargs): job for job in jobs}
+def _map_with_ray(f, jobs, n_workers, done):
+    "As `map_items`: the jobs are handed out by Ray, and `done` hears of them as they come in."
+    bad = []
+    with _cluster(n_workers) as ray:
+        work = ray.remote(_in_worker).options(num_cpus=1, num_gpus=int(ray.cluster_resources().get('GPU', 0) > 0))
+        f = ray.put(f)
+        waiting = {work.remote(f, job): i for i, job in enumerate(jobs)}
         while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            receipt, bad = ray.get(done); bar.update(len(waiting.pop(done)[1]))
-            if bad is not None: raise bad
-    return finish_shards(path, len(jobs), how['config'])
+            (ready,), _ = ray.wait(list(waiting), num_returns=1)
+            (result, error), i = ray.get(ready), waiting.pop(ready)
+            if error is None: done(i, result)
+            else: bad.append((i, error))
+    return sorted(bad, key=lambda pair: pair[0])
 
 # %% ../../nbs/87_codec.cache.ipynb #6cd7d9a5
 def slice_window(
@@ -282,7 +260,8 @@ class CodeSlices:
         self.store, self.seconds, self.mode, self.context, self.seed, self.epoch = store, seconds, mode, context, seed, 0
         try: self.cfg, self.codec = CacheConfig.from_dict(store.config['cache']), CodecConfig.from_dict(store.config['codec'])
         except (LookupError, TypeError): raise BadInput('is not a cache of codes', where=store.path, want='a store of `build_cache`') from None
-        self.step = self.codec.slices(self.cfg.out_rate).ratios['audio']
+        self.slices = self.codec.slices(self.cfg.out_rate) # which rows of codes and sound are the same moments
+        self.step = self.slices.ratios['audio']
         rows = store.index[store.index['split'] == mode] if ids is None else store.index.set_index('id', drop=False).loc[self._known(ids)]
         if not len(rows): raise BadInput(f'has no rows to {mode} on', where=store.path, want='more recordings, or ids')
         count = np.maximum(1, np.round(rows['length']/(every*self.cfg.out_rate)).astype(int))
@@ -317,11 +296,11 @@ def cut(self:CodeSlices,
     total = -(-row['length']//self.step)
     if not 0 <= start < total or n < 1: raise BadInput(f'steps {start} to {start+n} of {total}', where=name)
     lo, hi, left, right = slice_window(total, start, n, self.context)
-    codes = tuple(torch.from_numpy(row[f'codes_{i}'][lo*r:hi*r].astype(np.int64)) for i, r in enumerate(self.codec.per_step))
-    at, size = start*self.step, n*self.step
-    real = min(size, row['length']-at)
+    window, sound = self.slices.rows(lo, hi-lo), self.slices.rows(start, n)['audio']
+    codes = tuple(torch.from_numpy(row[k][rows].astype(np.int64)) for k, rows in window.items() if k != 'audio')
+    size, real = sound.stop-sound.start, min(sound.stop, row['length'])-sound.start
     mask = torch.arange(size) < real
-    return (codes, left, right), F.pad(self._target(name, row, at, real), (0, size-real))[None], mask
+    return (codes, left, right), F.pad(self._target(name, row, sound.start, real), (0, size-real))[None], mask
 
 @patch
 def _target(self:CodeSlices, name, row, at, n):
@@ -349,21 +328,3 @@ def collate_slices(
     if len({t.shape for t in targets}) > 1: raise BadInput(f'slices are {sorted({t.shape[-1] for t in targets})} samples long', want='one length in a batch')
     levels = tuple(torch.nn.utils.rnn.pad_sequence(c, batch_first=True) for c in zip(*codes))
     return (levels, torch.tensor(left), torch.tensor(right)), torch.stack(targets), torch.stack(masks)
-
-def decode_slices(
-    decode:callable,   # codes, (b, tokens) a level -> (b, 1, samples)
-    codes:tuple,       # of `collate_slices`, as what follows
-    left:torch.Tensor, # (b,) steps before the slice
-    right:torch.Tensor, # (b,) steps after it; negative where the recording ends inside
-    n:int              # steps of a slice
-) -> torch.Tensor:     # (b, 1, n*step); zero behind the end of a recording
-    "Decode the slices of a batch, those with windows of one size together, and cut off the context."
-    tokens = left + n + right
-    most, parts, rows = codes[0].shape[1], [], []
-    for size in tokens.unique().tolist():
-        at = (tokens == size).nonzero()[:, 0]
-        out = decode([c[at, :size*(c.shape[1]//most)] for c in codes])
-        step = out.shape[-1]//size
-        out = F.pad(out, (0, n*step))
-        parts += [x[:, a*step:(a+n)*step] for x, a in zip(out, left[at].tolist())]; rows += at.tolist()
-    return torch.stack([parts[i] for i in np.argsort(rows)])

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['CODEC_PRESETS', 'PATIENCE', 'COMMITMENT', 'CodecConfig', 'step_noise', 'TimedNoise', 'timed_noise', 'LeanSnake',
            'replace_layers', 'init_codec', 'Codec', 'check_codes', 'load_snac', 'touched', 'beside_cut', 'WideDecoder',
-           'reach', 'context_steps', 'halve', 'rms', 'keep_scale', 'widen', 'decode_slice', 'decode_stream',
-           'encode_stream', 'Upsampler', 'save_codec', 'save_upsampler', 'load_codec', 'load_upsampler']
+           'reach', 'context_steps', 'halve', 'rms', 'keep_scale', 'widen', 'decode_slices', 'decode_slice',
+           'decode_stream', 'encoder_context', 'encode_stream', 'join_codes', 'Upsampler', 'save_codec',
+           'save_upsampler', 'load_codec', 'load_upsampler']
 
 # %% ../../nbs/86_codec.model.ipynb #de378483
 import contextlib, inspect, math
@@ -458,6 +459,28 @@ def widen(
     return wide
 
 # %% ../../nbs/86_codec.model.ipynb #bfb6674d
+def decode_slices(
+    decode:callable,   # codes, (b, codes) a level -> (b, 1, samples); is told `start`, too, when that is given
+    codes,             # for each level (b, codes), as long as the longest window: shorter ones are filled up on the right with any codes
+    left:Tensor,       # (b,) steps of the window before the slice
+    right:Tensor,      # (b,) steps after it; negative where the recording ends inside the slice
+    n:int,             # steps of a slice
+    start:Tensor|None=None # (b,) the step of the recording at which the slice begins
+) -> Tensor:           # (b, 1, n*step); zero behind the end of a recording
+    "Decode the slices of a batch, those with windows of one size together, and cut off the context. Raises `BadInput` for a window without a step."
+    if not codes[0].numel(): return decode(codes)
+    tokens = left + n + right
+    sizes, parts, rows = tokens.unique().tolist(), [], []
+    if sizes[0] < 1: raise BadInput(f'a window has {sizes[0]} steps', where='decode_slices')
+    for size in sizes:
+        at = (tokens == size).nonzero()[:, 0]
+        out = decode([c[at, :size*(c.shape[1]//sizes[-1])] for c in codes], **({} if start is None else dict(start=(start-left)[at].tolist())))
+        step = out.shape[-1]//size
+        out = F.pad(out, (0, n*step))
+        parts += [x[:, a*step:(a+n)*step] for x, a in zip(out, left[at].tolist())]; rows += at.tolist()
+    return torch.stack([parts[i] for i in np.argsort(rows)])
+
+# %% ../../nbs/86_codec.model.ipynb #0c49120b
 def decode_slice(
     model,              # `Codec` or `WideDecoder`
     codes,              # for each level (b, codes), with context; rows with less of it are filled up on the right with any codes
@@ -466,35 +489,27 @@ def decode_slice(
     noise:int|None=None, # seed of the noise
     start=0             # the step of the recording at which the row without its context begins: an int, or one for each row
 ) -> Tensor:            # (b, 1, samples) without context
-    "Decode slices and crop what belongs to the context. Raises `BadInput` when there is less than the context."
+    "`decode_slices` of a model. Raises `BadInput` when there is less than the context."
     codes, total = check_codes(codes, model.cfg)
-    b = len(codes[0])
-    left, right, start = (torch.as_tensor(v).cpu().expand(b) for v in (left, right, start))
-    n = total - int((left+right).max()) if b else total
-    if n < 0 or (b and min(left.min(), right.min()) < 0): raise BadInput(f'slices of {total} steps have {left.tolist()} and {right.tolist()} steps of context', where='decode_slice')
-    out, rate = None, model.samples_per_step
-    for a, z in sorted(set(zip(left.tolist(), right.tolist()))):
-        rows = torch.nonzero((left == a) & (right == z))[:, 0]
-        part = [c[rows.to(c.device), :(a+n+z)*r] for c, r in zip(codes, model.cfg.per_step)]
-        y = model.decode(part, noise, (start[rows]-a).tolist())[..., a*rate:(a+n)*rate]
-        if len(rows) == b: return y
-        out = y.new_zeros(b, 1, n*rate) if out is None else out
-        out = out.index_copy(0, rows.to(y.device), y)
-    return out if out is not None else model.decode(codes)
+    left, right, start = (torch.as_tensor(v).cpu().expand(len(codes[0])) for v in (left, right, start))
+    n = total - int((left+right).max()) if len(left) else total
+    if n < 0 or (left < 0).any() or (right < 0).any():
+        raise BadInput(f'slices of {total} steps have {left.tolist()} and {right.tolist()} steps of context', where='decode_slice')
+    return decode_slices(partial(model.decode, noise=noise), codes, left, right, n, start)
 
 # %% ../../nbs/86_codec.model.ipynb #a9b6565f
 @torch.no_grad()
 def _decode_chunk(model, codes, lo, hi, left, right, noise):
-    "Steps `lo` to `hi` of a recording, (1, n)."
+    "Steps `lo` to `hi` of a recording, (channels, n)."
     part = [c[:, (lo-left)*r:(hi+right)*r] for c, r in zip(codes, model.cfg.per_step)]
-    return decode_slice(model, part, left, right, noise, lo)[0]
+    return decode_slice(model, part, left, right, noise, lo)[:, 0]
 
 def decode_stream(
     model,               # `Codec` or `WideDecoder`, in evaluation mode
-    codes,               # for each level (1, codes)
+    codes,               # for each level (channels, codes)
     chunk_steps:int=64,  # steps decoded at once
-    noise:int|None=None  # seed of the noise
-):                       # yields (1, n) pieces
+    noise:int|None=None  # seed of the noise, which is the same in all channels
+):                       # yields (channels, n) pieces
     "Decode one recording in pieces."
     codes, total = check_codes(codes, model.cfg)
     if chunk_steps < 1: raise BadInput(f'chunk_steps must be positive, got {chunk_steps}', where='decode_stream')
@@ -504,26 +519,32 @@ def decode_stream(
         yield _decode_chunk(model, codes, lo, hi, min(context, lo), min(context, total-hi), noise)
 
 # %% ../../nbs/86_codec.model.ipynb #def57cb9
+def encoder_context(codec:Codec) -> int: "Steps that a chunk needs on either side to be encoded as in the whole."; return -(-beside_cut(codec.net.encoder)//codec.cfg.latents)
+
 def encode_stream(
     codec:Codec,
-    blocks,            # (1, n) tensors, one after the other
-    chunk_steps:int=64 # steps encoded at once
-):                     # yields codes: for each level (1, codes)
+    blocks,             # (channels, n) tensors at the codec's rate, one after the other; zeros fill the last step
+    chunk_steps:int=64, # steps encoded at once
+    context:int|None=None # steps of surroundings; None: as many as it takes
+):                      # yields codes: for each level (channels, codes)
     "Encode one recording in pieces; together they are what encoding it at once gives."
-    cfg, left, after = codec.cfg, 0, iter(blocks)
-    context = -(-beside_cut(codec.net.encoder)//cfg.latents)
-    held, last = torch.zeros(1, 0), False
-    while not last or held.shape[1] > left*cfg.step:
+    cfg, left, after, last = codec.cfg, 0, iter(blocks), False
+    if chunk_steps < 1: raise BadInput(f'chunk_steps must be positive, got {chunk_steps}', where='encode_stream')
+    if context is None: context = encoder_context(codec)
+    held = next(after, torch.zeros(1, 0))
+    while True:
         while not last and held.shape[1] < (left+chunk_steps+context)*cfg.step:
             block = next(after, None)
             last = block is None
             if not last: held = torch.cat([held, block], 1)
         n = min(chunk_steps, -(-held.shape[1]//cfg.step) - left)
         if n < 1: return
-        codes = codec.encode(held[None, :, :(left+n+context)*cfg.step].to(codec.idle.device))
+        codes = codec.encode(held[:, None, :(left+n+context)*cfg.step].to(next(codec.parameters()).device))
         yield [c[:, left*r:(left+n)*r] for c, r in zip(codes, cfg.per_step)]
         drop = max(0, left+n-context)
         held, left = held[:, drop*cfg.step:], left+n-drop
+
+def join_codes(parts) -> list: "Codes of a whole recording, for each level (channels, codes), from those of its pieces."; return [torch.cat(level, 1) for level in zip(*parts)]
 
 # %% ../../nbs/86_codec.model.ipynb #e7095cb0
 class Upsampler(_Portable, nn.Module):
