@@ -64,8 +64,8 @@ class Timing:
     ):
         tempos = make_table('tempos') if tempos is None else tempos
         at, bpms = np.concatenate(([min(0., *tempos['beat'][:1], 0.)], tempos['beat'])), np.concatenate(([bpm], tempos['bpm']))
-        bad = np.flatnonzero(~((bpms > 1e-3) & (bpms < 1e6)))
-        if len(bad): raise BadInput(f'tempo {bpms[bad[0]]:g} at beat {at[bad[0]]:g}', want='beats a minute, above 0.001')
+        bad = np.flatnonzero(~((bpms >= 1e-3) & (bpms < 1e6)))
+        if len(bad): raise BadInput(f'tempo {bpms[bad[0]]:g} at beat {at[bad[0]]:g}', want='beats a minute, 0.001 at least')
         self.at, self.bpm = at, bpms.astype(float)
         self.start = np.concatenate(([at[0]*60/bpms[0]], at[0]*60/bpms[0] + np.cumsum(np.diff(at)*60/bpms[:-1]))) # s, at each tempo event
 
