@@ -71,7 +71,10 @@ def mutate_tree(rng, d):
         box, k = at[rng.integers(len(at))]; kind = rng.integers(9)
         if kind < 3: box[k] = copy.deepcopy(VALUES[rng.integers(len(VALUES))])
         elif kind == 3: del box[k]
-        elif kind == 4: other, j = at[rng.integers(len(at))]; box[k] = copy.deepcopy(other[j]) # of another place
+        elif kind == 4:
+            other, j = at[rng.integers(len(at))] # of another place
+            try: box[k] = copy.deepcopy(other[j])
+            except RecursionError: break         # deep enough
         elif kind == 5: box[k] = deep(rng, box[k])
         elif kind == 6 and isinstance(box, list): box.extend([box[k]]*int(rng.integers(1, 200)))
         elif kind == 7 and isinstance(box, dict): box[str(rng.choice(['customData', '_customData', 'version', '_version', '_notes', 'colorNotes', 'b', 'content', k.upper()]))] = box[k]
