@@ -104,12 +104,13 @@ class Grammar:
     def __init__(self,
         vocab:Vocabulary,
         follows:dict,      # family -> families that may come next; `PAD`, `BOS` and `EOS` count as families
-        rises:dict=None,   # family -> (family that starts it anew, strictly?): its index rises since then
+        rises:dict=None,   # family -> (family or families that start it anew, strictly?): its index rises since then
         limits:dict=None   # family -> (other family, sizes): after value i of the other only its first sizes[i] values
     ):
         self.vocab, self.classes = vocab, (*SPECIAL, *vocab.names[1:])
         self.follows = {k: tuple(v) for k, v in follows.items()} | dict(EOS=('PAD',), PAD=('PAD',))
-        self.rises, self.limits = dict(rises or {}), dict(limits or {})
+        self.rises = {k: ((by,) if isinstance(by, str) else tuple(by), int(step)) for k, (by, step) in (rises or {}).items()}
+        self.limits = dict(limits or {})
         self._check_rules()
         family, self._index = vocab.family_of(range(len(vocab))), vocab.index_of(range(len(vocab)))
         self._class = np.where(family == 0, self._index, family + 2)
@@ -123,13 +124,13 @@ def _check_rules(self:Grammar):
     "Raise `BadInput` for the first rule that cannot be meant."
     def need(ok, what, want=None):
         if not ok: raise BadInput(what, where='Grammar', want=want)
-    named = [*self.follows, *itertools.chain(*self.follows.values()), *self.rises, *self.limits, *(r[0] for r in (*self.rises.values(), *self.limits.values()))]
+    named = [*self.follows, *itertools.chain(*self.follows.values()), *self.rises, *self.limits, *(o for others, _ in self.rises.values() for o in others), *(o for o, _ in self.limits.values())]
     for k in named: need(k in self.classes, f'no family {k!r}', f'one of {", ".join(self.classes)}')
     for k in self.classes: need(self.follows.get(k), f'nothing follows {k}', 'at least EOS')
     for k, to in self.follows.items():
         need('BOS' not in to, f'BOS follows {k}', 'it only begins')
         need('PAD' not in to or k in ('PAD', 'EOS'), f'PAD follows {k}', 'it comes after EOS alone')
-    for k, (other, *_) in (*self.rises.items(), *self.limits.items()):
+    for k, other in [(k, o) for k, (others, _) in self.rises.items() for o in others] + [(k, o) for k, (o, _) in self.limits.items()]:
         need(k != other and not {k, other} & {*SPECIAL}, f'{k} is ruled by {other}', 'another family that is not special')
     for k, (other, sizes) in self.limits.items():
         n, most = len(self.vocab.families[other]), len(self.vocab.families[k])
@@ -144,9 +145,10 @@ def _build_tables(self:Grammar):
         sets.append(np.where(by_token < 0, -1, by_token + len(rows))); begin.append(len(rows) + at_first); rows.extend(new_rows)
     def members(family): return self._class == self.classes.index(family)
     number([np.isin(self.classes, self.follows[k])[self._class] for k in self.classes], self._class, BOS)
-    for k, (other, strict) in self.rises.items():
-        n = len(self.vocab.families[k])
-        number([~members(k) | (self._index >= i) for i in range(n+1)], np.where(members(other), 0, np.where(members(k), self._index + bool(strict), -1)), 0)
+    for k, (others, step) in self.rises.items():
+        n, lowest = len(self.vocab.families[k]), (self._index//step + 1)*step if step else self._index
+        anew = np.logical_or.reduce([members(o) for o in others])
+        number([~members(k) | (self._index >= i) for i in range(n+max(step, 1))], np.where(anew, 0, np.where(members(k), lowest, -1)), 0)
     for k, (other, sizes) in self.limits.items():
         n = len(self.vocab.families[k])
         number([~members(k) | (self._index < i) for i in (*sizes, n)], np.where(members(other), self._index, -1), len(sizes))

@@ -119,13 +119,9 @@ def _follows(objects, attributes):
     return follows
 
 def _grammar(vocab, objects, attributes, limits):
-    heads = [families[0] for families in objects.values()]
-    g = Grammar(vocab, _follows(objects, attributes), dict(position=('bar', True), fine=('position', True)) | {h: ('position', True) for h in heads}, limits)
-    for column, head in enumerate(heads, 3): # after the numbers of class, position and fine
-        lowest = g.sets[vocab.spans['position'].start, column]
-        g.sets[vocab.spans['fine'], column] = lowest
-        if head == 'note': g.sets[vocab.spans['note'], column] = lowest + 2*(np.arange(len(HAND_CELLS))//2 + 1)
-    return g
+    moment = 'position', 'fine'
+    rises = dict(position=('bar', 1), fine=('position', 1)) | {f[0]: (moment, 2 if kind == 'notes' else 1) for kind, f in objects.items()} # of blocks, one of the two that share a cell
+    return Grammar(vocab, _follows(objects, attributes), rises, limits)
 
 # %% ../../nbs/91b_beatsaber.tokenizer.ipynb #8aee1e92
 class BeatTokenizer(Tokenizer):
