@@ -27,6 +27,6 @@ setup(
     packages=find_packages(include=['audioml', 'audioml.*']), package_data={'audioml': ['bundles/**']},
     include_package_data=False, zip_safe=False, cmdclass={'build_py': BuildWithRuns},
     python_requires='>=' + cfg['min_python'], install_requires=cfg['requirements'].split(),
-    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'track', 'bench', 'distributed')},
+    extras_require={k: cfg[f'{k}_requirements'].split() for k in ('dev', 'ui', 'track', 'bench', 'distributed')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
 )

@@ -9,8 +9,8 @@ __all__ = ['app', 'drums', 'groove', 'piano', 'codec', 'beatsaber', 'runs', 'REC
            'check_device', 'transcribe', 'version', 'plan_patterns', 'open_patterns', 'parse_meter',
            'write_pattern_files', 'generate', 'continue_command', 'humanize', 'list_styles', 'draw_rating',
            'rate_files', 'rate', 'upsample', 'upsample_to', 'plain', 'finding_lines', 'count_findings', 'check_table',
-           'check_maps', 'check_command', 'runs_dir', 'run_notebooks', 'find_run', 'run_summary', 'parse_value',
-           'run_parameters', 'parse_parameters', 'start_run', 'list_runs', 'start_command', 'main']
+           'check_maps', 'check_command', 'app_command', 'runs_dir', 'run_notebooks', 'find_run', 'run_summary',
+           'parse_value', 'run_parameters', 'parse_parameters', 'start_run', 'list_runs', 'start_command', 'main']
 
 # %% ../nbs/95_cli.ipynb #2bf7a2ac
 import ast, contextlib, json, os, re, sys
@@ -469,6 +469,16 @@ def check_command(
     "Check Beat Saber maps: the rules of the map service, and the flow of the swings."
     from audioml.beatsaber.validate import check_level
     if check_maps(inputs, check_level, as_json) and strict: raise typer.Exit(1)
+
+# %% ../nbs/95_cli.ipynb #c542937e
+@app.command('app')
+def app_command(
+    port:Annotated[int, typer.Option(min=1, max=65535, help='where the page is found')]=7860,
+    host:Annotated[str, _option('0.0.0.0 lets other computers in, too')]='127.0.0.1',
+):
+    "Serve a web page: upload, choose, hear and see the result (needs audioml[ui])."
+    from audioml.app import serve
+    serve(host, port, typer.echo)
 
 # %% ../nbs/95_cli.ipynb #c0c21c0c
 def runs_dir() -> Path: # folder of the run notebooks

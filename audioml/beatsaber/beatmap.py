@@ -219,11 +219,11 @@ def _columns(d, array, spec, where) -> dict:
 V3_REST = dict(lightColorEventBoxGroups=[], lightRotationEventBoxGroups=[], lightTranslationEventBoxGroups=[], vfxEventBoxGroups=[],
                _fxEventsCollection=dict(_il=[], _fl=[]), basicEventTypesWithKeywords=dict(d=[]), useNormalEventsAsCompatibleEvents=True) # what a version 3.3 file has besides the tables, when empty
 
-def _rest(d, known): return {k: v for k, v in d.items() if k not in known and v not in ([], {}, '', dict(_il=[], _fl=[]), dict(d=[])) and v is not V3_REST.get(k)}
+def _rest(d, known): return {k: v for k, v in d.items() if k not in {*known, 'version', *V3_ARRAYS.values()} and v not in ([], {}, '', dict(_il=[], _fl=[]), dict(d=[])) and v is not V3_REST.get(k)}
 
 def _read_v3(d, bpm, where):
     tables = {kind: make_table(kind, **_columns(d, array, spec, where)) for kind, (array, spec) in _KINDS.items()}
-    return Beatmap(**tables, bpm=bpm, extra=_rest(d, {'version', *V3_ARRAYS.values()}))
+    return Beatmap(**tables, bpm=bpm, extra=_rest(d, {}))
 
 # %% ../../nbs/90_beatsaber.beatmap.ipynb #b6cfe925
 _WORDS = dict(_position='coordinates', _scale='size', _rotation='worldRotation')         # names that mods changed by more than the underscore
@@ -326,7 +326,8 @@ def _audio_tempos(audio, where):
     "Tempo events from the regions of an audio data file."
     region = _columns(audio, 'bpmData', 'start:si end:ei beat:sb tail_beat:eb', where)
     rate = _column([audio.get('songFrequency', 44100)], 'bpm', lambda i: f'{where or "audio data"}: songFrequency')[0]
-    seconds, beats = (region['end'] - region['start'])/(rate or np.nan), region['tail_beat'] - region['beat']
+    if not rate >= 1: raise BadInput(f'songFrequency is {rate:g}', where=where, want='samples a second')
+    seconds, beats = (region['end'] - region['start'])/rate, region['tail_beat'] - region['beat']
     bad = np.flatnonzero(~((seconds > 0) & (beats > 0)))
     if len(bad): raise BadInput(f'bpmData[{bad[0]}] has {beats[bad[0]]:g} beats in {seconds[bad[0]]:g} s', where=where, want='both above 0')
     return make_table('tempos', beat=region['beat'], bpm=60*beats/seconds)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORTHWHILE', 'RMSNorm', 'linear_onednn', 'has_onednn', 'is_quick', 'linear', 'Linear', 'Dropout', 'rotary_angles',
-           'rotary', 'local_mask', 'block_neighbours', 'LocalAttention', 'SwiGLU', 'LocalBlock']
+           'rotary', 'local_mask', 'block_neighbours', 'LocalAttention', 'SwiGLU', 'LocalBlock', 'Conditioner']
 
 # %% ../../nbs/30_models.layers.ipynb #9e5f07da
 import math
@@ -219,3 +219,22 @@ class LocalBlock(nn.Module):
         both = torch.cat([g, x], 1)
         both = both + self.drop(self.mlp(self.norm2(both)))
         return both[:, g.shape[1]:], both[:, :g.shape[1]]
+
+# %% ../../nbs/30_models.layers.ipynb #004692f5
+class Conditioner(nn.Module):
+    "Conditions -> a vector to add."
+    def __init__(self,
+        sizes:tuple, # values of each condition, 0 (unknown) included
+        dim:int,     # of the vector
+        width:int=128 # of the embeddings
+    ):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(n, width) for n in sizes)
+        self.proj = nn.Linear(width, dim)
+        for t in self.tables: nn.init.normal_(t.weight, std=.5)  # so that their sum has about unit scale
+        nn.init.normal_(self.proj.weight, std=.2/width**.5); nn.init.zeros_(self.proj.bias)
+
+    def forward(self,
+        conditions:Tensor # (..., n_conditions) int64
+    ) -> Tensor:          # (..., dim)
+        return self.proj(sum(table(conditions[..., i]) for i, table in enumerate(self.tables)))
