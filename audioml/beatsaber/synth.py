@@ -7,15 +7,17 @@ __all__ = ['GRID', 'TOUCH', 'PIECES', 'STYLES', 'MAJOR', 'MINOR', 'PROGRESSIONS'
            'SPAN', 'CRASH', 'CHINA', 'P_LEFT_OUT', 'FORMS', 'ENERGY', 'LAYERS', 'SHORT', 'FULL_SECTION', 'LEAD_IN',
            'TAIL', 'P_TRIMMED', 'P_CHANGES', 'SLOWEST', 'FASTEST', 'PART_DB', 'MIX_DB', 'STUDIO', 'STROKE_WEIGHT',
            'PART_WEIGHT', 'CHORD_SHARE', 'SKILLS', 'NPS_RANGE', 'FAINT', 'SHARE', 'SKIP', 'SINGLE', 'BOTH', 'APART',
-           'LEAVE_OUT', 'MIRROR', 'IDIOMS', 'TURN_COST', 'REACH_COST', 'AGAIN_COST', 'WAY_COST', 'UP_ROW', 'CLEAR',
-           'INWARDS', 'LEVEL_CUTS', 'HELD', 'HELD_OFF', 'ARC_SECONDS', 'CHAIN_BEATS', 'CHAIN_GAP', 'RUN_BEATS',
-           'BOMB_GAP', 'BOMB_CLEAR', 'BOMB_EVERY', 'WALL_BEATS', 'WALL_CLEAR', 'WALL_ENERGY', 'ON', 'FLASH', 'FADE',
-           'TRANSITION', 'BACK', 'RINGS', 'LEFT', 'RIGHT', 'CENTRE', 'RING_TURN', 'RING_ZOOM', 'LEFT_SPEED',
-           'RIGHT_SPEED', 'CALM', 'FASTEST_LASERS', 'CHAIN_NAMES', 'strokes', 'Style', 'scale_keys', 'play_line',
-           'tune_text', 'play_tune', 'play_drums', 'draw_form', 'Song', 'draw_song', 'plot_song', 'render_song',
-           'song_onsets', 'Skill', 'skill', 'phrases', 'beat_weight', 'thin', 'pick_onsets', 'assign_hands', 'mirrored',
-           'place_phrase', 'map_notes', 'map_arcs', 'map_chains', 'map_bombs', 'map_walls', 'map_lights', 'map_song',
-           'jump_offset', 'embedded_level']
+           'LEAVE_OUT', 'MIRROR', 'IDIOMS', 'TURN_COST', 'REACH_COST', 'AGAIN_COST', 'WAY_COST', 'OFTEN_COST',
+           'OFTEN_AFTER', 'HASTE', 'MOST_HASTE', 'STAY_COST', 'PAIR_COST', 'CHANCE', 'UP_ROW', 'CLEAR', 'INWARDS',
+           'LEVEL_CUTS', 'DOT', 'STACK_ACCENT', 'EYE_EVERY', 'RARER', 'FEWER', 'HELD', 'HELD_OFF', 'ARC_SECONDS',
+           'CHAIN_BEATS', 'CHAIN_GAP', 'RUN_BEATS', 'ARC_EVERY', 'BOMB_GAP', 'BOMB_CLEAR', 'BOMB_EVERY', 'WALL_BEATS',
+           'WALL_CLEAR', 'WALL_ENERGY', 'ON', 'FLASH', 'FADE', 'TRANSITION', 'BACK', 'RINGS', 'LEFT', 'RIGHT', 'CENTRE',
+           'RING_TURN', 'RING_ZOOM', 'LEFT_SPEED', 'RIGHT_SPEED', 'CALM', 'FASTEST_LASERS', 'CHAIN_NAMES', 'strokes',
+           'Style', 'scale_keys', 'play_line', 'tune_text', 'play_tune', 'play_drums', 'draw_form', 'Song', 'draw_song',
+           'plot_song', 'render_song', 'song_onsets', 'Skill', 'skill', 'phrases', 'beat_weight', 'thin', 'pick_onsets',
+           'assign_hands', 'mirrored', 'Usage', 'place_phrase', 'add_dots', 'add_stacks', 'to_eye_level', 'all_hands',
+           'map_notes', 'map_arcs', 'map_chains', 'map_bombs', 'map_walls', 'map_lights', 'map_song', 'jump_offset',
+           'embedded_level']
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #84464511
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from ..augment import *
 from ..midi import *
 from .beatmap import *
 from .level import *
+from .flow import SAME_TIME, VISION
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #716d4fd9
 GRID = 48 # steps a beat on which scores are written: sixteenths and triplets both fall on it
@@ -406,9 +409,8 @@ def song_onsets(
     pitch[at[tune]], held[at[tune]] = n.pitch[tune], n.beats[tune]
     return pd.DataFrame(dict(beat=tick/GRID, seconds=song.timing.seconds(tick/GRID), strength=1 - left, melody=~np.isnan(pitch), pitch=pitch, held=held, drums=hits, crash=crash))
 
-@property
-def _onsets(self) -> pd.DataFrame: "See `song_onsets`."; return song_onsets(self)
-Song.onsets = _onsets
+Song.onsets = cached_property(song_onsets)
+Song.onsets.__set_name__(Song, 'onsets')
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #d80860f6
 @dataclass(frozen=True)
@@ -421,11 +423,15 @@ class Skill:
     meter:float     # how much the beat counts against the strength of an onset
     both:float      # accent from which both hands are better than one
     idioms:int      # of which level, 1..5
+    across:float    # columns that a hand follows the melody into the other's half
+    dots:float      # share of single blocks that may be cut in any direction
+    stacks:float    # share of single accents that are two blocks in one swing
     njs:float       # note jump speed, m/s
     reaction:float  # time in which a block can be read, s
 
-SKILLS = dict(Easy=Skill(1.7, .34, .68, 48, 1.5, .95, 1, 10., .95), Normal=Skill(2.6, .195, .39, 24, 1.1, .85, 2, 11., .85), Hard=Skill(3.9, .15, .3, 24, .7, .72, 3, 13., .75),
-              Expert=Skill(5.6, .12, .24, 4, .4, .55, 4, 15., .65), ExpertPlus=Skill(8., .1, .2, 1, .2, .5, 5, 17., .58))
+SKILLS = dict(Easy=Skill(1.7, .3, .6, 48, 1.5, .64, 1, 0., .12, 0., 10., .95), Normal=Skill(2.6, .195, .39, 24, 1.1, .62, 2, 0., .06, 0., 11., .85),
+              Hard=Skill(3.9, .15, .3, 24, .7, .39, 3, .6, 0., 0., 13., .75), Expert=Skill(5.6, .12, .24, 4, .4, .19, 4, 1.2, 0., .4, 15., .65),
+              ExpertPlus=Skill(8., .1, .2, 1, .2, .19, 5, 1.2, 0., .6, 17., .58))
 NPS_RANGE = dict(Easy=(.82, 2.29), Normal=(1.05, 3.41), Hard=(1.73, 5.22), Expert=(2.42, 7.81), ExpertPlus=(3.21, 10.66)) # notes a second in the maps of the base game
 
 FAINT, SHARE = .12, .76 # score below which an onset is mapped by nobody; what a difficulty takes at most of the next one's
@@ -529,10 +535,10 @@ def _walk_back(came, state):
     return swings
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #ffb38914
-_FOREHAND = ('2 0 down 1, 3 0 down 1, 3 0 down-right 1, 2 0 down-left 1, 3 1 down 2, 1 0 down-left 3, 3 1 down-right 3, 2 2 down 4, 1 0 down 4, 3 1 down-left 4, 3 2 down-right 5, 1 2 down-left 5, '
-             '3 2 down 5, 2 0 left 4, 3 0 down-left 4, 3 1 left 5')
-_BACKHAND = ('2 2 up 1, 3 1 up 1, 3 1 up-right 1, 2 2 up-left 1, 3 2 up 2, 3 2 up-right 2, 2 0 up 3, 1 2 up-left 3, 3 0 up 4, 2 2 up-right 3, 1 2 up 4, 3 1 right 4, 3 0 right 5, 3 0 up-right 5, '
-             '2 0 up-left 5')
+_FOREHAND = ('2 0 down 1, 3 0 down 1, 3 0 down-right 1, 2 0 down-left 1, 3 1 down 1, 3 1 down-right 1, 2 0 left 1, 3 1 down-left 2, 2 2 down 2, 2 2 down-left 2, 1 0 down-left 3, 1 0 down 3, '
+             '1 0 left 4, 3 2 down-right 4, 1 2 down-left 4, 1 2 down 5, 3 2 down 5, 3 0 down-left 3, 3 1 left 3, 1 0 down-right 5, 2 0 down-right 3')
+_BACKHAND = ('2 2 up 1, 3 1 up 1, 3 1 up-right 1, 2 2 up-left 1, 3 2 up 1, 3 2 up-right 1, 3 1 right 1, 2 0 up 2, 2 2 up-right 2, 3 0 right 2, 1 2 up-left 3, 1 2 up 3, '
+             '1 2 up-right 4, 1 0 up-left 4, 3 0 up 4, 3 2 right 3, 3 0 up-right 3, 2 0 up-left 3, 2 0 right 4, 1 0 up 5, 3 2 up-left 5')
 MIRROR = np.array([0, 1, 3, 2, 5, 4, 7, 6, 8]) # directions in a mirror
 
 def _idioms(text):
@@ -550,6 +556,10 @@ def mirrored(
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #ffe79f43
 TURN_COST, REACH_COST, AGAIN_COST, WAY_COST = .15, .45, .35, 9. # for 45 degrees off the straight way back; for a cell farther from where the melody is; for the direction of two swings ago, and its cell; for the other hand's way
+OFTEN_COST, OFTEN_AFTER = (2.2, 2.), 20 # for a direction and for a cell that all blocks so far have; blocks until the count is trusted
+HASTE, MOST_HASTE = .35, (.2, 3) # s from swing to swing of a hand in which turning the wrist and going elsewhere cost what they should; least and most of it after long and short ones
+STAY_COST, PAIR_COST = .25, 1.   # for a column farther from the last one; in a double, for not going the way of the other hand's mirror image
+CHANCE = .6      # how much chance may cost
 UP_ROW = .9 # rows that cuts upwards lie higher than cuts downwards
 CLEAR = .26 # s within which a cell that was just used is in the way
 
@@ -561,39 +571,119 @@ def _in_way(table, other, together):
     x, y = other[:2]
     return (table[:, 0] == x) & ((table[:, 1] == y) | together) | (table[:, 0] < x)
 
-def _idiom_costs(table, column, row, last, used):
+def _idiom_costs(table, column, row, last, used, haste):
     "What idioms cost a hand that cut `last` before and `used` before that."
-    back = (cut_angle(last[2]) + 180) % 360 if last is not None else 0.
-    off = np.abs((cut_angle(table[:, 2]) - back + 180) % 360 - 180)
+    back = (_ANGLES[last[2]] + 180) % 360 if last is not None else 0.
+    off = np.abs((_ANGLES[table[:, 2]] - back + 180) % 360 - 180)
     reach = np.abs(table[:, 0] - column) + .6*np.abs(table[:, 1] - row)
     again = 0 if used is None else (table[:, 2] == used[2]) + 1.*(table[:, :3] == used).all(1)
-    return TURN_COST*off/45 + REACH_COST*reach + AGAIN_COST*again + np.where(off > (46 if last is not None else 1), 10*WAY_COST, 0)
+    stay = 0 if last is None else np.abs(table[:, 0] - last[0])
+    return haste*(TURN_COST*off/45 + STAY_COST*stay) + REACH_COST*reach + AGAIN_COST*again + np.where(off > 46, 10*WAY_COST, 0)
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #4c22b682
-def _next_is_double(swings, i, hand): "Does this hand cut together with the other when it comes again?"; after = np.flatnonzero(swings[i+1:, hand]); return len(after) and swings[i+1+after[0]].all()
+class Usage:
+    "How often a map has used each direction and each cell."
+    def __init__(self, directions=None, cells=None): self.directions, self.cells = np.zeros(9) if directions is None else directions, np.zeros((4, 3)) if cells is None else cells
+    def copy(self): return Usage(self.directions.copy(), self.cells.copy())
+
+    def add(self, x, y, direction):
+        "Count blocks."
+        np.add.at(self.directions, direction, 1); np.add.at(self.cells, (x, y), 1)
+
+    def cost(self,
+        table # (n, 3 or more) x, y, direction, ...
+    ) -> np.ndarray: # (n,)
+        "What it costs to use each once more."
+        n, (of_direction, of_cell) = self.directions.sum() + OFTEN_AFTER, OFTEN_COST
+        return (of_direction*self.directions[table[:, 2]] + of_cell*self.cells[table[:, 0], table[:, 1]])/n
+
+# %% ../../nbs/91_beatsaber.synth.ipynb #4eb1c7c7
+def _tables(level):
+    "By parity, hand and whether level cuts are left out: the idioms as seen from the right hand, and as they are."
+    ways = {(parity, free): t[(t[:, 3] <= level) & ~(free & np.isin(t[:, 2], LEVEL_CUTS))] for parity, t in IDIOMS.items() for free in (False, True)}
+    return {(parity, hand, free): (t, t if hand else mirrored(t)) for (parity, free), t in ways.items() for hand in (0, 1)}
+
+_ANGLES, _INWARDS = cut_angle(np.arange(9)), np.isin(np.arange(9), INWARDS)
+
+def _before_double(swings, i, hand): "Does this hand cut together with the other when it comes again, or begin anew?"; after = np.flatnonzero(swings[i+1:, hand]); return not len(after) or swings[i+1+after[0]].all()
 
 def place_phrase(
     seconds,          # (n,) of the onsets
     swings,           # (n, 2) of `assign_hands`
     height,           # (n,) 0..1, how high the melody is
     chance,           # (n, idioms) numbers 0..1 that break ties
-    idioms:int=5      # of which level
+    idioms:int=5,     # of which level
+    across:float=0.,  # columns that the hands follow the melody into the other's half
+    usage:Usage|None=None # of the map so far
 ) -> np.ndarray:      # (m, 5) onset, x, y, hand, direction; by onset
-    "Blocks for the swings of a phrase, each hand's first one straight down."
-    rows, last, used, when = [], [None, None], [None, None], [-9., -9.]
+    "Blocks for the swings of a phrase, each hand's first one down or diagonally down."
+    rows, last, used, when, usage = [], [None, None], [None, None], [-9., -9.], usage.copy() if usage else Usage()
+    tables = _tables(idioms)
     for i, hand in np.argwhere(np.asarray(swings) != 0):
-        table = IDIOMS[swings[i, hand]]; table = table[table[:, 3] <= idioms]
-        if _next_is_double(swings, i, hand): table = table[~np.isin(table[:, 2], LEVEL_CUTS)]
-        cost = chance[i, :len(table)] + _idiom_costs(table, 2 + (height[i] if hand else 1 - height[i]), height[i] + (swings[i, hand] < 0)*UP_ROW, last[hand], used[hand])
+        table, cells = tables[swings[i, hand], hand, bool(_before_double(swings, i, hand))]
+        column = 3 - (1 + across)*(1 - (height[i] if hand else 1 - height[i]))
+        haste = min(max((HASTE/max(seconds[i] - when[hand], 1e-3))**2, MOST_HASTE[0]), MOST_HASTE[1])
+        cost = chance[i, :len(table)] + usage.cost(cells) + _idiom_costs(table, column, height[i] + (swings[i, hand] < 0)*UP_ROW, last[hand], used[hand], haste)
         if (ago := seconds[i] - when[1-hand]) < CLEAR: cost += WAY_COST*_in_way(table, mirrored(last[1-hand]), ago < .01)
-        if swings[i].all(): cost += WAY_COST*np.isin(table[:, 2], INWARDS) # two hands that cut inwards at once clap
-        best = table[np.argmin(cost), :3]
-        used[hand], last[hand], when[hand] = last[hand], best, seconds[i]
-        x, y, d = best if hand else mirrored(best)
-        rows.append((i, x, y, hand, d))
+        if swings[i].all(): cost += WAY_COST*_INWARDS[table[:, 2]] # two hands that cut inwards at once clap
+        if swings[i].all() and ago < .01: cost += PAIR_COST*(table[:, 2] != last[1-hand][2])
+        k = np.argmin(cost)
+        used[hand], last[hand], when[hand] = last[hand], table[k, :3], seconds[i]
+        x, y, d = cells[k, :3]
+        usage.add(x, y, d); rows.append((i, x, y, hand, d))
     return np.array(rows, int).reshape(-1, 5)
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #0f27995f
+DOT = DIRECTIONS.index('any')
+STACK_ACCENT = .4 # of single blocks that may be stacks
+
+def add_dots(
+    rows:np.ndarray, # (m, 5) of `place_phrase`
+    chance,          # (onsets,) 0..1
+    share:float      # of single blocks
+) -> np.ndarray:
+    "Let some single blocks, inside the phrase, be cut in any direction."
+    rows, single = rows.copy(), np.bincount(rows[:, 0], minlength=len(chance))[rows[:, 0]] == 1
+    single[:2] = single[-2:] = False
+    rows[single & (chance[rows[:, 0]] < share), 4] = DOT
+    return rows
+
+def add_stacks(
+    rows:np.ndarray, # (m, 5) of `place_phrase`
+    seconds,         # (onsets,)
+    chance,          # (onsets,) 0..1
+    share:float      # of the single blocks
+) -> np.ndarray:     # the rows and their second blocks, by onset
+    "Set a second block behind some single ones, where the swing goes on, if the cell is free for a while and hides nothing."
+    single = np.bincount(rows[:, 0], minlength=len(chance))[rows[:, 0]] == 1
+    step = np.rint(cut_vector(cut_angle(rows[:, 4]))).astype(int)
+    more = np.column_stack([rows[:, 0], rows[:, 1:3] + step, rows[:, 3:]])[single & (chance[rows[:, 0]] < share)]
+    x, y = more[:, 1:3].T
+    more = more[(x >= 0) & (x <= 3) & (y >= 0) & (y <= 2) & ~((y == 1) & np.isin(x, (1, 2)))]
+    near = np.abs(seconds[rows[:, 0]] - seconds[more[:, 0], None]) < CLEAR
+    free = ~(near & (rows[:, 1:3] == more[:, None, 1:3]).all(-1) & (rows[:, 0] != more[:, None, 0])).any(1)
+    rows = np.concatenate([rows, more[free]])
+    return rows[np.argsort(rows[:, 0], kind='stable')]
+
+# %% ../../nbs/91_beatsaber.synth.ipynb #5e8933f4
+EYE_EVERY = 2 # of the blocks that could be at eye level: one in so many is
+
+def to_eye_level(
+    notes:np.ndarray,   # of a map
+    seconds:np.ndarray, # (n,)
+    name:str            # difficulty
+) -> np.ndarray:
+    "Move some single blocks to the inner cells at eye level, where they hide nothing."
+    notes, late = notes.copy(), max(VISION[name][1], CLEAR) + SAME_TIME
+    for inner, half in ((1, notes['x'] < 2), (2, notes['x'] > 1)):
+        i = np.flatnonzero(half); t = seconds[i]
+        calm = (np.diff(t, append=np.inf) > late) & (np.diff(t, prepend=-np.inf) > CLEAR)
+        alone = np.searchsorted(seconds, t + SAME_TIME) - np.searchsorted(seconds, t - SAME_TIME) == 1
+        fits = i[calm & alone & ((notes['x'][i] == inner) | (notes['y'][i] == 1))][::EYE_EVERY]
+        notes['x'][fits], notes['y'][fits] = inner, 1
+    return notes
+
+# %% ../../nbs/91_beatsaber.synth.ipynb #89f2df7e
 def _heights(o, phrase_pitch):
     "How high the melody is at each onset, between 0 and 1; where it rests, as before."
     low, high = phrase_pitch.min(), phrase_pitch.max()
@@ -603,37 +693,61 @@ def _heights(o, phrase_pitch):
 def _accents(o):
     return np.clip(.8*o.crash + .45*(o.place == 1) + .4*(o.drums > .5) + .2*o.melody*(o.place >= .7), 0, 1).to_numpy()
 
-def _map_phrase(o, label, song, name, seed):
-    "Rows (onset, x, y, hand, direction) for the onsets of a phrase."
-    s = skill(name)
-    swung = assign_hands(o.seconds.to_numpy(), o.score.to_numpy(), _accents(o), s.hand_gap, s.both)
-    place = np.round(o.local % (2*song.meter)*GRID/4).astype(int)
-    chance = derive_rng(song.seed, seed, label, 'idioms').random((2*song.meter*GRID//4 + 1, 2*len(_FOREHAND.split(','))))
-    return place_phrase(o.seconds.to_numpy(), swung, _heights(o, o.pitch.dropna()), chance[place]*.6, s.idioms)
+def _chances(o, meter, *seed, last):
+    "Numbers 0..1 for onsets (n, idioms + 3), the same for the same place in a phrase; the last bar has numbers of its own."
+    place, size = np.round(o.local*GRID/4).astype(int).to_numpy(), (4*meter*GRID//4 + 1, len(_FOREHAND.split(',')) + 3)
+    whole, end = (derive_rng(*seed, k).random(size)[place] for k in ('idioms', last))
+    return np.where((o.local >= 3*meter).to_numpy()[:, None], end, whole)
 
-# %% ../../nbs/91_beatsaber.synth.ipynb #8227cb52
+def _map_phrase(o, swung, p, song, name, seed, time, usage):
+    "Rows (onset, x, y, hand, direction) for the onsets of a phrase that comes for the `time`th time."
+    s, seconds = skill(name), o.seconds.to_numpy()
+    chance = _chances(o, song.meter, song.seed, seed, p.label, time//2, last=(p.section, time))
+    rows = place_phrase(seconds, swung, _heights(o, o.pitch.dropna()), chance*CHANCE, s.idioms, s.across, usage)
+    if s.dots: rows = add_dots(rows, chance[:, -1], s.dots)
+    if s.stacks: rows = add_stacks(rows, seconds, np.where(_accents(o) >= STACK_ACCENT, chance[:, -2], 1), s.stacks)
+    return np.column_stack([rows[:, 0], 3 - rows[:, 1], rows[:, 2], 1 - rows[:, 3], MIRROR[rows[:, 4]]]) if time % 2 else rows
+
+# %% ../../nbs/91_beatsaber.synth.ipynb #a795bcbb
+RARER, FEWER = (0., .15, .3, .5, 2.), .92 # what is added to `Skill.both` in turn; blocks of a map, at most, to moments of the next one
+
+def all_hands(
+    song:Song,
+    name:str     # difficulty
+) -> list:       # (number of the phrase, its onsets, `assign_hands` of them), phrase by phrase
+    "Who cuts what in a whole song. Raises `BadInput` for a difficulty that is none."
+    s, groups, harder = skill(name), list(pick_onsets(song, name).groupby('phrase')), [*SKILLS, None][list(SKILLS).index(name) + 1]
+    most = FEWER*len(pick_onsets(song, harder)) if harder else np.inf
+    for rarer in RARER:
+        hands = [(p, o, assign_hands(o.seconds.to_numpy(), o.score.to_numpy(), _accents(o), s.hand_gap, s.both + rarer)) for p, o in groups]
+        if sum(np.count_nonzero(h) for _, _, h in hands) <= most: break
+    return hands
+
+# %% ../../nbs/91_beatsaber.synth.ipynb #36b5436c
 def map_notes(
     song:Song,
     name:str,   # difficulty
     seed:int=0  # another map of the same song
 ) -> np.ndarray: # table of notes
     "The blocks of a map. Raises `BadInput` for a difficulty that is none."
-    rows, seen = [], {}
-    for p, o in pick_onsets(song, name).groupby('phrase'):
-        label = phrases(song).label[p]
-        key = (label, *(tuple(np.round(np.nan_to_num(o[c], nan=-1), 6)) for c in ('local', 'pitch', 'drums', 'crash')))
-        if key not in seen: seen[key] = [_map_phrase(o, label, song, name, seed), 0]
-        blocks, times = seen[key]; seen[key][1] += 1
-        if times % 2: blocks = np.column_stack([blocks[:, 0], 3 - blocks[:, 1], blocks[:, 2], 1 - blocks[:, 3], MIRROR[blocks[:, 4]]])
+    rows, seen, usage, every = [], {}, Usage(), phrases(song)
+    for p, o, swung in all_hands(song, name):
+        key = (every.label[p], *(tuple(np.round(np.nan_to_num(o[c], nan=-1), 6)) for c in ('local', 'pitch', 'drums', 'crash')))
+        time, before = seen.get(key, (0, usage.copy()))
+        seen[key] = time + 1, before
+        blocks = _map_phrase(o, swung, every.loc[p], song, name, seed, time, before)
+        usage.add(*blocks[:, [1, 2, 4]].T)
         rows.append(np.column_stack([o.beat.to_numpy()[blocks[:, 0]], blocks[:, 1:]]))
     beat, *cells = np.concatenate(rows).T if rows else np.zeros((5, 0))
-    return make_table('notes', beat=beat, **{k: c.astype(int) for k, c in zip(('x', 'y', 'color', 'direction'), cells)})
+    notes = make_table('notes', beat=beat, **{k: c.astype(int) for k, c in zip(('x', 'y', 'color', 'direction'), cells)})
+    return to_eye_level(notes, song.timing.seconds(notes['beat']), name)
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #9acf52da
 HELD, HELD_OFF = 1., .5  # beats that a note has to last for an arc, and by which the arc may be longer or shorter
 ARC_SECONDS = (.35, 3.)  # from block to block
-CHAIN_BEATS, CHAIN_GAP = 1/8, .2 # length of a chain; s without another block after it
+CHAIN_BEATS, CHAIN_GAP = 1/8, .15 # length of a chain; s without another block after it
 RUN_BEATS = .25                  # from note to note, in a run
+ARC_EVERY = 8                    # blocks for each arc, at least
 
 def _per_hand(notes): "Pairs of neighbours in the table of one hand: indices."; order = np.argsort(notes['color'], kind='stable'); i, j = order[:-1], order[1:]; same = notes['color'][i] == notes['color'][j]; return i[same], j[same]
 
@@ -641,13 +755,15 @@ def map_arcs(
     notes:np.ndarray, # of a map
     song:Song
 ) -> np.ndarray:      # table of arcs
-    "Arcs from blocks on held notes to the next block of their hand."
+    "Arcs from blocks on held notes, the longest first, to the next block of their hand; at most one for `ARC_EVERY` blocks."
     i, j = _per_hand(notes)
     o, gap = song.onsets, song.timing.seconds(notes['beat'][j]) - song.timing.seconds(notes['beat'][i])
     held = o.held.to_numpy()[np.minimum(np.searchsorted(o.beat, notes['beat'] - 1e-6), len(o) - 1)]
     beats = notes['beat'][j] - notes['beat'][i]
-    ok = (held[i] >= HELD) & (np.abs(beats - held[i]) <= HELD_OFF) & (gap >= ARC_SECONDS[0]) & (gap <= ARC_SECONDS[1])
+    ok = (held[i] >= HELD) & (notes['direction'][i] != DOT) & (notes['direction'][j] != DOT) & (np.abs(beats - held[i]) <= HELD_OFF) & (gap >= ARC_SECONDS[0]) & (gap <= ARC_SECONDS[1])
     ok[ok] = ~np.isin(i[ok], j[ok]) # one arc is enough for a while
+    held_most = i[ok][np.argsort(-held[i[ok]], kind='stable')[:len(notes)//ARC_EVERY]]
+    ok &= np.isin(i, held_most)
     a, b = notes[i[ok]], notes[j[ok]]
     return make_table('arcs', **{c: a[c] for c in ('beat', 'x', 'y', 'color', 'direction')}, **{f'tail_{c}': b[c] for c in ('beat', 'x', 'y', 'direction')})
 
@@ -656,17 +772,17 @@ def map_chains(
     notes:np.ndarray, # of a map
     song:Song
 ) -> np.ndarray:      # table of chains
-    "Chains down or up from single blocks, where a run ends or goes on without blocks."
+    "Chains down or up, straight or diagonally, from single blocks, where a run ends or goes on without blocks."
     t, beats, every = song.timing.seconds(notes['beat']), notes['beat'], song.onsets.beat.to_numpy()
     free = np.setdiff1d(np.round(every*GRID), np.round(beats*GRID))/GRID
     goes_on = np.searchsorted(free, beats + RUN_BEATS + 1e-6) > np.searchsorted(free, beats)
     ends = np.convolve(np.diff(beats, prepend=-np.inf) <= RUN_BEATS + 1e-6, [1, 1])[:len(beats)] == 2 # so do the two gaps before it
     alone = (np.diff(t, append=np.inf) > CHAIN_GAP) & (np.diff(t, prepend=-np.inf) > .01)
-    way = np.where(notes['direction'] == DIRECTIONS.index('down'), -1, np.where(notes['direction'] == DIRECTIONS.index('up'), 1, 0))
-    tail = np.where(way < 0, 0, 2)
-    c = np.flatnonzero((goes_on | ends) & alone & (way != 0) & (tail != notes['y']))
+    across, way = np.rint(np.nan_to_num(cut_vector(cut_angle(notes['direction'])))).astype(int).T
+    tail = np.where(way < 0, 0, 2); steps = np.abs(tail - notes['y']); tail_x = notes['x'] + across*steps
+    c = np.flatnonzero((goes_on | ends) & alone & (way != 0) & (steps > 0) & (tail_x >= 0) & (tail_x <= 3))
     h = notes[c]
-    return make_table('chains', **{k: h[k] for k in ('beat', 'x', 'y', 'color', 'direction')}, tail_beat=h['beat'] + CHAIN_BEATS, tail_x=h['x'], tail_y=tail[c], slices=2 + 2*np.abs(tail[c] - h['y']))
+    return make_table('chains', **{k: h[k] for k in ('beat', 'x', 'y', 'color', 'direction')}, tail_beat=h['beat'] + CHAIN_BEATS, tail_x=tail_x[c], tail_y=tail[c], slices=2 + 2*steps[c])
 
 # %% ../../nbs/91_beatsaber.synth.ipynb #f315be00
 BOMB_GAP, BOMB_CLEAR = .7, .28   # s without blocks for bombs; s between them and a block
