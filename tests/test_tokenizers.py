@@ -17,7 +17,7 @@ def grammars(draw):
     names = 'abcd'[:len(sizes)]; some = lambda xs: st.lists(st.sampled_from(xs), min_size=1, unique=True).map(tuple)
     follows = {k: draw(some([*names, 'EOS'])) for k in ('BOS', *names)}
     pairs = [(k, o) for k in names for o in names if k != o]
-    rises = {k: (o, draw(st.booleans())) for k, o in draw(st.lists(st.sampled_from(pairs), max_size=3))} if pairs else {}
+    rises = {k: (draw(some([o for o in names if o != k])), draw(st.integers(0, 2))) for k in draw(st.lists(st.sampled_from(names), max_size=3))} if pairs else {}
     limits = {k: (o, tuple(draw(st.integers(0, sizes[names.index(k)])) for _ in range(sizes[names.index(o)]))) for k, o in draw(st.lists(st.sampled_from(pairs), max_size=2))} if pairs else {}
     return Grammar(Vocabulary({k: range(n) for k, n in zip(names, sizes)}), follows, rises, limits)
 
@@ -26,15 +26,15 @@ def may(grammar, before):
     "The tokens that may come after `before`, straight from the rules: looks back over the whole sequence for each token."
     vocab, out = grammar.vocab, set()
     words = [('BOS', 0), *((('PAD', 'BOS', 'EOS')[i], 0) if i < 3 else (vocab.names[vocab.family_of(i)], int(vocab.index_of(i))) for i in before)]
-    def since(family): # what came after the last token of a family; all, where there is none
-        at = [i for i, (f, _) in enumerate(words) if f == family]
+    def since(families): # what came after the last token of some families; all, where there is none
+        at = [i for i, (f, _) in enumerate(words) if f in families]
         return words[at[-1]+1:] if at else words
     for i in range(len(vocab)):
         f, x = (('PAD', 'BOS', 'EOS')[i], 0) if i < 3 else (vocab.names[vocab.family_of(i)], int(vocab.index_of(i)))
         ok = f in grammar.follows[words[-1][0]]
         if f in grammar.rises:
-            other, strict = grammar.rises[f]; last = [y for g, y in since(other) if g == f][-1:]
-            ok &= not last or (x > last[0] if strict else x >= last[0])
+            others, step = grammar.rises[f]; last = [y for g, y in since(others) if g == f][-1:]
+            ok &= not last or (x//step > last[0]//step if step else x >= last[0])
         if f in grammar.limits:
             other, sizes = grammar.limits[f]; last = [y for g, y in words if g == other][-1:]
             ok &= not last or x < sizes[last[0]]
