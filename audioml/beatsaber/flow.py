@@ -7,11 +7,11 @@ __all__ = ['SWING_BEATS', 'SWING_SECONDS', 'SAME_TIME', 'FOREHAND', 'BACKHAND', 
            'REST_SECONDS', 'SWING', 'SIDE_COLORS', 'DOUBLE_DEGREES', 'INLINE_SECONDS', 'INLINE_DEGREES', 'TEMPO_LIMIT',
            'TEMPO_RATIO', 'MAX_PARTNERS', 'CLAPS', 'HAMMER_SECONDS', 'HAMMER_CELLS', 'HAMMER_DEGREES', 'VISION',
            'SLIDER_STEP', 'CHAIN_DEGREES', 'WALL_SECONDS', 'RANKABLE_WALLS', 'JUMP_LIMITS', 'MIN_LIGHTS', 'FLOW_CHECKS',
-           'note_swings', 'vector_angle', 'angle_between', 'note_ease', 'hand_parity', 'swings', 'plot_swings',
-           'parity_errors', 'double_directionals', 'inline_angles', 'fast_swings', 'handclaps', 'hammer_hits',
-           'stacked_notes', 'stacked_bombs', 'vision_blocks', 'slow_sliders', 'arc_conflicts', 'chain_faults',
-           'short_walls', 'unrankable_walls', 'jump_faults', 'few_lights', 'Check', 'find_flow', 'errors_by_check',
-           'check_flow']
+           'note_swings', 'vector_angle', 'angle_between', 'first_side', 'note_ease', 'hand_parity', 'swings',
+           'plot_swings', 'parity_errors', 'double_directionals', 'inline_angles', 'fast_swings', 'near_pairs',
+           'cells_of', 'handclaps', 'hammer_hits', 'stacked_notes', 'stacked_bombs', 'vision_blocks', 'slow_sliders',
+           'arc_conflicts', 'chain_faults', 'short_walls', 'unrankable_walls', 'jump_faults', 'few_lights', 'Check',
+           'find_flow', 'errors_by_check', 'check_flow']
 
 # %% ../../nbs/90c_beatsaber.flow.ipynb #2d4ef1ef
 from collections.abc import Callable
@@ -55,6 +55,13 @@ def angle_between(a, b) -> np.ndarray: "Degrees between two angles, 0 to 180."; 
 def _first_true(mask, starts):
     "Where in each part of `mask` the first True is; len(mask) without one."
     return np.minimum.reduceat(np.where(mask, np.arange(len(mask)), len(mask)), starts)
+
+def first_side(
+    side:np.ndarray,  # (n,) of each block: 1 only forehand, -1 only backhand, 0 both
+    starts:np.ndarray # (m,) where each swing begins
+) -> np.ndarray:      # (m,)
+    "The side that the first arrow with only one has in each swing, 0 without one."
+    return np.append(side, 0)[_first_true(side != 0, starts)]
 
 def _pick(values, at): "`values` at places that may be one past the end."; return values[np.minimum(at, len(values) - 1)]
 
@@ -136,7 +143,7 @@ def _hand_swings(beatmap, notes, order, starts, ends, color):
     s['reset'] = _bomb_resets(beatmap.bombs, color, s['beat'], notes['beat'][ends])
     s['free'] = s['seconds'] - np.r_[-np.inf, s['end'][:-1]] > REST_SECONDS + _EPS
     side = (ease[:, 1] > 0).astype(int) - (ease[:, 0] > 0)
-    s['parity'], s['error'] = hand_parity(np.logical_and.reduceat(ease > 0, starts), _pick(side, _first_true(side != 0, starts)), s['reset'], s['free'])
+    s['parity'], s['error'] = hand_parity(np.logical_and.reduceat(ease > 0, starts), first_side(side, starts), s['reset'], s['free'])
     return s
 
 # %% ../../nbs/90c_beatsaber.flow.ipynb #5ae4e4fb
@@ -163,11 +170,9 @@ def plot_swings(
     ax=None
 ):
     "Draw the swings of both hands over time as arrows, forehand orange, backhand purple; errors have a ring, resets by bombs a cross."
-    from matplotlib import pyplot as plt
     s = swings(beatmap)
-    end = max(s['beat'].max(initial=0) + 1, start + 1) if end is None else end
+    end, ax = part_axes(s['beat'], start, end, ax, 1.8)
     s = s[(s['beat'] >= start) & (s['beat'] < end)]
-    ax = ax or plt.subplots(figsize=(10, 1.8))[1]
     y, colors, v = 1. - s['color'], np.array([SIDE_COLORS[p] for p in s['parity'].tolist()], object), cut_vector(s['angle'])
     dot = np.isnan(s['angle'])
     ax.scatter(s['beat'][dot], y[dot], s=30, c=list(colors[dot]))
@@ -220,8 +225,13 @@ def fast_swings(beatmap:Beatmap) -> np.ndarray:
 # %% ../../nbs/90c_beatsaber.flow.ipynb #e8a9221f
 MAX_PARTNERS, _PART = 256, 1024 # objects looked at in the window of one: the twelve cells hold fewer; and how many are looked at together
 
-def _pairs(a, b, low, high, keep):
-    "All (i, j) with b[j] - a[i] from `low` to `high` seconds for which `keep(i, j)`; `b` ascends. At most `MAX_PARTNERS` are tried for each i."
+def near_pairs(
+    a:np.ndarray,  # (n,) s
+    b:np.ndarray,  # (m,) s, ascending
+    low:float, high:float, # s from a to b
+    keep=lambda i, j: slice(None) # which of the pairs stay: bool
+) -> np.ndarray:   # (2, pairs) all i and j with b[j] - a[i] from `low` to `high`
+    "Pairs of objects that are near in time. At most `MAX_PARTNERS` are tried for each i."
     start = np.searchsorted(b, a + low - _EPS)
     n, rows = np.minimum(np.searchsorted(b, a + high + _EPS, 'right') - start, MAX_PARTNERS), [np.zeros((2, 0), int)]
     for p in range(0, len(a), _PART):
@@ -231,7 +241,7 @@ def _pairs(a, b, low, high, keep):
         rows.append(np.stack([i, j])[:, keep(i, j)])
     return np.concatenate(rows, 1)
 
-def _cells(table, x='x', y='y'): return np.stack([table[x], table[y]], -1).astype(float)
+def cells_of(table, x='x', y='y') -> np.ndarray: "Columns and rows (n, 2) of the objects of a table."; return np.stack([table[x], table[y]], -1).astype(float)
 
 def _aim(notes, way):
     "Degrees between the arrow of each block and a vector from it; NaN for dots and where there is no way to go."
@@ -245,22 +255,22 @@ def handclaps(beatmap:Beatmap) -> np.ndarray:
     "Pairs of blocks, (n, 2) indices, of both colours within 10 ms whose arrows point at each other."
     n, t = beatmap.notes, beatmap.seconds(beatmap.notes['beat'])
     red, blue = (np.flatnonzero((n['color'] == c) & (n['direction'] != 8)) for c in (0, 1))
-    at, arrows = _cells(n), n[['direction', 'angle']]
+    at, arrows = cells_of(n), n[['direction', 'angle']]
     def clap(i, j):
         i, j = red[i], blue[j]
         way = at[j] - at[i]
         apart, off = np.hypot(*way.T), np.maximum(_aim(arrows[i], way), _aim(arrows[j], -way))
         return np.logical_or.reduce([(apart <= cells) & (off <= degrees + _EPS) for cells, degrees in CLAPS])
-    i, j = _pairs(t[red], t[blue], -SAME_TIME, SAME_TIME, clap)
+    i, j = near_pairs(t[red], t[blue], -SAME_TIME, SAME_TIME, clap)
     return _rows(np.minimum(red[i], blue[j]), np.maximum(red[i], blue[j]))
 
 def hammer_hits(beatmap:Beatmap) -> np.ndarray:
     "Pairs of a block and a bomb, (n, 2) indices into either table: the bomb comes 125 ms before to 75 ms after, within 2 cells, within 15 degrees of the arrow."
-    n, b, arrows = _cells(beatmap.notes), _cells(beatmap.bombs), beatmap.notes[['direction', 'angle']]
+    n, b, arrows = cells_of(beatmap.notes), cells_of(beatmap.bombs), beatmap.notes[['direction', 'angle']]
     def hit(i, j):
         way = b[j] - n[i]
         return (np.hypot(*way.T) <= HAMMER_CELLS) & (_aim(arrows[i], way) <= HAMMER_DEGREES + _EPS)
-    return _rows(*_pairs(beatmap.seconds(beatmap.notes['beat']), beatmap.seconds(beatmap.bombs['beat']), *HAMMER_SECONDS, hit))
+    return _rows(*near_pairs(beatmap.seconds(beatmap.notes['beat']), beatmap.seconds(beatmap.bombs['beat']), *HAMMER_SECONDS, hit))
 
 # %% ../../nbs/90c_beatsaber.flow.ipynb #49e83660
 def stacked_notes(beatmap:Beatmap) -> np.ndarray:
@@ -273,8 +283,8 @@ def stacked_notes(beatmap:Beatmap) -> np.ndarray:
 
 def stacked_bombs(beatmap:Beatmap) -> np.ndarray:
     "Pairs of a block and a bomb, (n, 2) indices into either table, in the same cell within 10 ms."
-    n, b = _cells(beatmap.notes), _cells(beatmap.bombs)
-    return _rows(*_pairs(beatmap.seconds(beatmap.notes['beat']), beatmap.seconds(beatmap.bombs['beat']), -SAME_TIME, SAME_TIME, lambda i, j: (n[i] == b[j]).all(-1)))
+    n, b = cells_of(beatmap.notes), cells_of(beatmap.bombs)
+    return _rows(*near_pairs(beatmap.seconds(beatmap.notes['beat']), beatmap.seconds(beatmap.bombs['beat']), -SAME_TIME, SAME_TIME, lambda i, j: (n[i] == b[j]).all(-1)))
 
 # %% ../../nbs/90c_beatsaber.flow.ipynb #15de2637
 VISION = dict(Easy=(.025, 1.2), Normal=(.05, 1.), Hard=(.08, .75), Expert=(.1, .625), ExpertPlus=(.1, .5)) # seconds in which blocks are hidden (Beat Saber Map Check)
@@ -302,7 +312,7 @@ def slow_sliders(beatmap:Beatmap) -> np.ndarray:
     "Pairs of blocks, (n, 2) indices, in succession in one swing that take more than 25 ms for each cell between them (the longer of across and up, one at least)."
     order, starts = _hands(beatmap)
     follows = np.setdiff1d(np.arange(len(order)), starts)
-    i, j, at, t = order[follows - 1], order[follows], _cells(beatmap.notes), beatmap.seconds(beatmap.notes['beat'])
+    i, j, at, t = order[follows - 1], order[follows], cells_of(beatmap.notes), beatmap.seconds(beatmap.notes['beat'])
     cells = np.maximum(np.abs(at[j] - at[i]).max(-1), 1)
     bad = (t[j] - t[i])/cells > SLIDER_STEP + _EPS
     return _rows(i[bad], j[bad])
@@ -312,7 +322,7 @@ def _meets(beatmap, ribbons, end, table, keep=lambda a, b: True):
     "Which arcs or chains have one of `table` in the cell of their head ('') or tail ('tail_') at that time, and `keep` of both."
     at = beatmap.seconds(ribbons[f'{end}beat'])
     same = lambda i, j: (ribbons[f'{end}x'][i] == table['x'][j]) & (ribbons[f'{end}y'][i] == table['y'][j]) & keep(ribbons[['color']][i], table[j])
-    return np.isin(np.arange(len(ribbons)), _pairs(at, beatmap.seconds(table['beat']), -SAME_TIME, SAME_TIME, same)[0])
+    return np.isin(np.arange(len(ribbons)), near_pairs(at, beatmap.seconds(table['beat']), -SAME_TIME, SAME_TIME, same)[0])
 
 def arc_conflicts(beatmap:Beatmap) -> np.ndarray:
     "Arcs, (n,) indices, with an end at a block of the other colour or at a bomb."
@@ -322,7 +332,7 @@ def arc_conflicts(beatmap:Beatmap) -> np.ndarray:
 def chain_faults(beatmap:Beatmap) -> np.ndarray:
     "Chains, (n,) indices, that begin at no block of their colour, or whose tail is on their head or more than 60 degrees off their direction."
     c = beatmap.chains
-    way = _cells(c, 'tail_x', 'tail_y') - _cells(c)
+    way = cells_of(c, 'tail_x', 'tail_y') - cells_of(c)
     bent = ~way.any(1) | (angle_between(cut_angle(c['direction']), vector_angle(way)) > CHAIN_DEGREES + _EPS)
     return np.flatnonzero(bent | ~_meets(beatmap, c, '', beatmap.notes, lambda chain, note: chain['color'] == note['color']))
 

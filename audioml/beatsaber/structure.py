@@ -18,8 +18,8 @@ from ..audio import *
 from ..core import *
 from ..metrics import match
 from .beatmap import *
-from .level import NAMES
-from .synth import NPS_RANGE, thin
+from .level import NAMES, NOTES_A_SECOND
+from .synth import thin
 
 # %% ../../nbs/92b_beatsaber.structure.ipynb #9c9586f1
 MAP_MEL = LogMelConfig(hop_length=512, n_mels=80) # of all models of Beat Saber, in training and inference alike
@@ -207,7 +207,7 @@ def wanted(self:Density,
     if name not in NAMES or not 0 < scale < 100:
         raise BadInput(f'difficulty {name!r} {scale:g} times as dense', where='Density', want=f'one of {", ".join(NAMES)}, and a scale above 0')
     secs = (phrases['end'] - phrases['start']).to_numpy()
-    notes = np.clip(scale*self.rates[NAMES.index(name)], *NPS_RANGE[name])*secs.sum()
+    notes = np.clip(scale*self.rates[NAMES.index(name)], *NOTES_A_SECOND[name])*secs.sum()
     return notes*_shares(phrases[list(DENSE_BY)].to_numpy(), secs, np.array(self.weights))/secs
 
 # %% ../../nbs/92b_beatsaber.structure.ipynb #106894ed

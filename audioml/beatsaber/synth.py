@@ -6,15 +6,15 @@
 __all__ = ['GRID', 'TOUCH', 'PIECES', 'STYLES', 'MAJOR', 'MINOR', 'PROGRESSIONS', 'TRIAD', 'CELLS', 'FORM', 'RUN_RATE', 'MOVES',
            'SPAN', 'CRASH', 'CHINA', 'P_LEFT_OUT', 'FORMS', 'ENERGY', 'LAYERS', 'SHORT', 'FULL_SECTION', 'LEAD_IN',
            'TAIL', 'P_TRIMMED', 'P_CHANGES', 'SLOWEST', 'FASTEST', 'PART_DB', 'MIX_DB', 'STUDIO', 'STROKE_WEIGHT',
-           'PART_WEIGHT', 'CHORD_SHARE', 'SKILLS', 'NPS_RANGE', 'FAINT', 'SHARE', 'SKIP', 'SINGLE', 'BOTH', 'APART',
-           'LEAVE_OUT', 'MIRROR', 'IDIOMS', 'TURN_COST', 'REACH_COST', 'AGAIN_COST', 'WAY_COST', 'OFTEN_COST',
-           'OFTEN_AFTER', 'HASTE', 'MOST_HASTE', 'STAY_COST', 'PAIR_COST', 'CHANCE', 'UP_ROW', 'CLEAR', 'INWARDS',
-           'LEVEL_CUTS', 'DOT', 'STACK_ACCENT', 'EYE_EVERY', 'RARER', 'FEWER', 'HELD', 'HELD_OFF', 'ARC_SECONDS',
-           'CHAIN_BEATS', 'CHAIN_GAP', 'RUN_BEATS', 'ARC_EVERY', 'BOMB_GAP', 'BOMB_CLEAR', 'BOMB_EVERY', 'WALL_BEATS',
-           'WALL_CLEAR', 'WALL_ENERGY', 'ON', 'FLASH', 'FADE', 'TRANSITION', 'BACK', 'RINGS', 'LEFT', 'RIGHT', 'CENTRE',
-           'RING_TURN', 'RING_ZOOM', 'LEFT_SPEED', 'RIGHT_SPEED', 'CALM', 'FASTEST_LASERS', 'CHAIN_NAMES', 'strokes',
-           'Style', 'scale_keys', 'play_line', 'tune_text', 'play_tune', 'play_drums', 'draw_form', 'Song', 'draw_song',
-           'plot_song', 'render_song', 'song_onsets', 'Skill', 'skill', 'phrases', 'beat_weight', 'thin', 'pick_onsets',
+           'PART_WEIGHT', 'CHORD_SHARE', 'SKILLS', 'FAINT', 'SHARE', 'SKIP', 'SINGLE', 'BOTH', 'APART', 'LEAVE_OUT',
+           'IDIOMS', 'TURN_COST', 'REACH_COST', 'AGAIN_COST', 'WAY_COST', 'OFTEN_COST', 'OFTEN_AFTER', 'HASTE',
+           'MOST_HASTE', 'STAY_COST', 'PAIR_COST', 'CHANCE', 'UP_ROW', 'CLEAR', 'INWARDS', 'LEVEL_CUTS', 'DOT',
+           'STACK_ACCENT', 'EYE_EVERY', 'RARER', 'FEWER', 'HELD', 'HELD_OFF', 'ARC_SECONDS', 'CHAIN_BEATS', 'CHAIN_GAP',
+           'RUN_BEATS', 'ARC_EVERY', 'BOMB_GAP', 'BOMB_CLEAR', 'BOMB_EVERY', 'WALL_BEATS', 'WALL_CLEAR', 'WALL_ENERGY',
+           'ON', 'FLASH', 'FADE', 'TRANSITION', 'BACK', 'RINGS', 'LEFT', 'RIGHT', 'CENTRE', 'RING_TURN', 'RING_ZOOM',
+           'LEFT_SPEED', 'RIGHT_SPEED', 'CALM', 'FASTEST_LASERS', 'CHAIN_NAMES', 'strokes', 'Style', 'scale_keys',
+           'play_line', 'tune_text', 'play_tune', 'play_drums', 'draw_form', 'Song', 'draw_song', 'plot_song',
+           'render_song', 'song_onsets', 'Skill', 'skill', 'phrases', 'beat_weight', 'thin', 'pick_onsets',
            'assign_hands', 'mirrored', 'Usage', 'place_phrase', 'add_dots', 'add_stacks', 'to_eye_level', 'all_hands',
            'map_notes', 'map_arcs', 'map_chains', 'map_bombs', 'map_walls', 'map_lights', 'map_song', 'jump_offset',
            'embedded_level']
@@ -432,7 +432,6 @@ class Skill:
 SKILLS = dict(Easy=Skill(1.7, .3, .6, 48, 1.5, .64, 1, 0., .12, 0., 10., .95), Normal=Skill(2.6, .195, .39, 24, 1.1, .62, 2, 0., .06, 0., 11., .85),
               Hard=Skill(3.9, .15, .3, 24, .7, .39, 3, .6, 0., 0., 13., .75), Expert=Skill(5.6, .12, .24, 4, .4, .19, 4, 1.2, 0., .4, 15., .65),
               ExpertPlus=Skill(8., .1, .2, 1, .2, .19, 5, 1.2, 0., .6, 17., .58))
-NPS_RANGE = dict(Easy=(.82, 2.29), Normal=(1.05, 3.41), Hard=(1.73, 5.22), Expert=(2.42, 7.81), ExpertPlus=(3.21, 10.66)) # notes a second in the maps of the base game
 
 FAINT, SHARE = .12, .76 # score below which an onset is mapped by nobody; what a difficulty takes at most of the next one's
 
@@ -539,7 +538,6 @@ _FOREHAND = ('2 0 down 1, 3 0 down 1, 3 0 down-right 1, 2 0 down-left 1, 3 1 dow
              '1 0 left 4, 3 2 down-right 4, 1 2 down-left 4, 1 2 down 5, 3 2 down 5, 3 0 down-left 3, 3 1 left 3, 1 0 down-right 5, 2 0 down-right 3')
 _BACKHAND = ('2 2 up 1, 3 1 up 1, 3 1 up-right 1, 2 2 up-left 1, 3 2 up 1, 3 2 up-right 1, 3 1 right 1, 2 0 up 2, 2 2 up-right 2, 3 0 right 2, 1 2 up-left 3, 1 2 up 3, '
              '1 2 up-right 4, 1 0 up-left 4, 3 0 up 4, 3 2 right 3, 3 0 up-right 3, 2 0 up-left 3, 2 0 right 4, 1 0 up 5, 3 2 up-left 5')
-MIRROR = np.array([0, 1, 3, 2, 5, 4, 7, 6, 8]) # directions in a mirror
 
 def _idioms(text):
     rows = [r.split() for r in text.split(',')]
