@@ -8,7 +8,7 @@ __all__ = ['PIECES', 'VOICES', 'TOGETHER', 'Strokes', 'strokes', 'density', 'pie
            'repetition', 'symmetry', 'plot_similarity', 'metrical_weights', 'syncopation', 'polyphonic_syncopation',
            'swing', 'laid_back', 'tightness', 'pattern_features', 'feature_table', 'shared_densities', 'overlap_area',
            'kl_divergence', 'intra_distances', 'inter_distances', 'compare_sets', 'excerpts', 'style_vector',
-           'StyleClassifier', 'longest_match', 'KneserNey', 'on_grid', 'aligned', 'timing_error', 'velocity_error',
+           'StyleClassifier', 'longest_match', 'on_grid', 'aligned', 'timing_error', 'velocity_error',
            'BarPositionAverage']
 
 # %% ../../nbs/78b_groove.metrics.ipynb #ad5e396a
@@ -461,72 +461,6 @@ def longest_match(
         found = found.sort_values(['tokens', 'start'], ascending=[False, True], kind='stable').drop_duplicates('row').set_index('row')
         found = found[found.tokens > best.tokens.reindex(found.index)]; best.loc[found.index] = found[best.columns]
     return best
-
-# %% ../../nbs/78b_groove.metrics.ipynb #231691a7
-@dataclass
-class _Order:
-    "Counts of the n-grams of one order, in sorted tables."
-    keys:np.ndarray; counts:np.ndarray; contexts:np.ndarray; totals:np.ndarray; kinds:np.ndarray; discount:float
-
-    @classmethod
-    def of(cls, keys, counts, vocab):
-        contexts, first = np.unique(keys//vocab, return_index=True)
-        n1, n2 = ((counts == i).sum() for i in (1, 2))
-        totals = np.add.reduceat(counts, first) if len(first) else counts
-        return cls(keys, counts, contexts, totals, np.diff(np.r_[first, len(keys)]), float(n1/(n1 + 2*n2)) if n1 and n2 else .5)
-
-    def mix(self, keys, vocab, lower):
-        "Interpolate: probabilities of the n-grams `keys`, given those of the next lower order."
-        if not len(self.keys): return lower
-        i, j = np.searchsorted(self.keys, keys).clip(max=len(self.keys)-1), np.searchsorted(self.contexts, keys//vocab).clip(max=len(self.contexts)-1)
-        count = np.where(self.keys[i] == keys, self.counts[i], 0); n, u = self.totals[j], self.kinds[j]
-        return np.where(self.contexts[j] == keys//vocab, np.maximum(count - self.discount, 0)/n + self.discount*u/n*lower, lower)
-
-# %% ../../nbs/78b_groove.metrics.ipynb #37fd01d6
-class KneserNey:
-    "Interpolated Kneser-Ney n-gram model of ids 0 .. vocab_size-1 (Kneser & Ney 1995, Chen & Goodman 1999). Raises `BadInput` for sizes that do not fit in 63 bits."
-    def __init__(self,
-        order:int=5,      # tokens of an n-gram; 5 looks back at four
-        vocab_size:int=0, # ids are below this
-        bos:int=1         # stands before the first token
-    ):
-        if order < 1 or vocab_size < 1: raise BadInput(f'order {order}, vocabulary of {vocab_size}', where='KneserNey', want='at least 1')
-        if vocab_size**order >= 2**63: raise BadInput(f'{vocab_size} to the power {order} is more than 63 bits hold', where='KneserNey', want='a lower order')
-        self.order, self.vocab_size, self.bos, self.orders = order, vocab_size, bos, []
-
-    def _grams(self, sequence):
-        "The n-gram that ends at each token, as a number."
-        s = np.asarray(sequence, np.int64)
-        if s.ndim != 1 or (len(s) and not 0 <= s.min() <= s.max() < self.vocab_size): raise BadInput('ids outside the vocabulary', where='KneserNey', want=f'0 .. {self.vocab_size - 1}')
-        padded, keys = np.r_[np.full(self.order - 1, self.bos), s], np.zeros(len(s), np.int64)
-        for i in range(self.order): keys = keys*self.vocab_size + padded[i:i + len(s)]
-        return keys
-
-    def fit(self, sequences) -> 'KneserNey':
-        "Count the n-grams of a list of id sequences. An end-of-sequence id is learned where the sequences have it."
-        keys, counts = np.unique(np.concatenate([self._grams(s) for s in sequences] or [np.zeros(0, np.int64)]), return_counts=True)
-        self.orders = [_Order.of(keys, counts, self.vocab_size)]
-        for k in range(self.order - 1, 0, -1):  # in how many contexts was each shorter n-gram seen?
-            keys, counts = np.unique(keys % self.vocab_size**k, return_counts=True)
-            self.orders.insert(0, _Order.of(keys, counts, self.vocab_size))
-        return self
-
-    def _p(self, keys):
-        p = np.full(len(keys), 1/self.vocab_size)
-        for k, order in enumerate(self.orders, 1): p = order.mix(keys % self.vocab_size**k, self.vocab_size, p)
-        return p
-
-# %% ../../nbs/78b_groove.metrics.ipynb #05abd9eb
-@patch
-def bits(self:KneserNey, sequence) -> np.ndarray: # (n,)
-    "Surprise at each token of a sequence, in bits. Raises `BadInput` for ids outside the vocabulary."
-    return -np.log2(self._p(self._grams(sequence)))
-
-@patch
-def distribution(self:KneserNey, context) -> np.ndarray: # (vocab_size,)
-    "Probability of each id after a context, from the start of a sequence when it is shorter than order - 1."
-    last = self._grams(np.r_[np.asarray(context, np.int64), 0])[-1]
-    return self._p(last + np.arange(self.vocab_size))
 
 # %% ../../nbs/78b_groove.metrics.ipynb #0ca17ef2
 def on_grid(
