@@ -9,11 +9,11 @@ __all__ = ['app', 'drums', 'groove', 'piano', 'codec', 'beatsaber', 'runs', 'REC
            'check_device', 'transcribe', 'version', 'plan_patterns', 'open_patterns', 'parse_meter',
            'write_pattern_files', 'generate', 'continue_command', 'humanize', 'list_styles', 'draw_rating',
            'rate_files', 'rate', 'upsample', 'upsample_to', 'plain', 'finding_lines', 'count_findings', 'check_table',
-           'check_maps', 'check_command', 'app_command', 'runs_dir', 'run_notebooks', 'find_run', 'run_summary',
-           'parse_value', 'run_parameters', 'parse_parameters', 'start_run', 'list_runs', 'start_command', 'main']
+           'check_maps', 'check_command', 'parse_clock', 'automap_command', 'remap_command', 'app_command', 'list_runs',
+           'start_command', 'sweep_command', 'main']
 
 # %% ../nbs/95_cli.ipynb #2bf7a2ac
-import ast, contextlib, json, os, re, sys
+import contextlib, json, os, re, sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -22,13 +22,14 @@ from typing import Annotated
 import typer
 import audioml
 from .core import *
+from .notebooks import *
 
 # %% ../nbs/95_cli.ipynb #4faefb10
 def _group(help): return typer.Typer(help=help, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
                                      pretty_exceptions_enable=False)
 
 app = _group('Models that listen to music, write it down, and make it; and Beat Saber maps.')
-drums, groove, piano, codec, beatsaber, runs = map(_group, ('Transcribe drums.', 'Make drum patterns in a style.', 'Rate piano performances.', 'Recordings through a neural codec.', 'Check Beat Saber maps.',
+drums, groove, piano, codec, beatsaber, runs = map(_group, ('Transcribe drums.', 'Make drum patterns in a style.', 'Rate piano performances.', 'Recordings through a neural codec.', 'Make and check Beat Saber maps.',
                                                             'Training runs: notebooks with parameters.'))
 for _name, _commands in dict(drums=drums, groove=groove, piano=piano, codec=codec, beatsaber=beatsaber, runs=runs).items(): app.add_typer(_commands, name=_name)
 
@@ -470,6 +471,77 @@ def check_command(
     from audioml.beatsaber.validate import check_level
     if check_maps(inputs, check_level, as_json) and strict: raise typer.Exit(1)
 
+# %% ../nbs/95_cli.ipynb #3aa5e307
+_Difficulties = Annotated[list[str]|None, typer.Option('--difficulty', '-d', help='Easy, Normal, Hard, Expert or ExpertPlus; may be repeated; default: all')]
+_Density = Annotated[float, typer.Option(min=.1, max=10, help='times as many blocks as usual, within what a difficulty allows')]
+_Amount = lambda what: Annotated[str, _option(f'{what}: none, low, medium or high')]
+_Stage = lambda what: Annotated[Path|None, _option(f'trained model of {what}, as training runs leave it in model/; default: the one that ships')]
+
+def _map_config(difficulties, temperature, top_p, guidance, beams, **choices):
+    "A `MapConfig`; what is None is as usual."
+    from audioml.beatsaber.automap import MapConfig
+    from audioml.beatsaber.decode import WritingConfig
+    writing = dict(temperature=temperature, top_p=top_p, guidance=guidance, n_beams=beams)
+    return MapConfig(**(dict(difficulties=tuple(difficulties)) if difficulties else {}), **choices, writing=WritingConfig(**{k: v for k, v in writing.items() if v is not None}))
+
+def _automapper(onsets, notes, lights, device):
+    from audioml.beatsaber.automap import load_automapper
+    check_device(device)
+    return load_automapper(onsets, notes, lights, device)
+
+# %% ../nbs/95_cli.ipynb #3656c4cd
+def parse_clock(
+    text:str       # seconds, or minutes:seconds
+) -> float:        # s
+    "A moment in a song. Raises `BadInput` for what is none."
+    try: minutes, seconds = ['0', *text.split(':')][-2:]; t = 60*int(minutes) + float(seconds)
+    except ValueError: t = -1.
+    if not 0 <= t < 1e6 or text.count(':') > 1: raise BadInput(f'{text!r} is no time', want='seconds, or minutes:seconds such as 1:30')
+    return t
+
+# %% ../nbs/95_cli.ipynb #c8f0fc85
+@beatsaber.command('automap')
+def automap_command(
+    inputs:Annotated[list[Path], typer.Argument(metavar='SONG', help='recordings (wav flac ogg mp3 ...), or folders of them')],
+    out:Annotated[Path|None, _option('zip, or a folder for several; default: beside each recording', '--out', '-o')]=None,
+    difficulty:_Difficulties=None, genre:Annotated[str, _option('kind of music, such as rock or dance; default: not told')]='',
+    density:_Density=1., bombs:_Amount('bombs')='low', walls:_Amount('walls')='low',
+    lights:Annotated[bool, typer.Option(help='a light show')]=True, palette:Annotated[str, _option('colours of the lights for the Chroma mod, such as ember')]='',
+    themes:Annotated[bool, typer.Option(help='blocks come again where the music does')]=True,
+    seed:Annotated[int, _option('another seed gives another map')]=0, beams:Annotated[int|None, _option('search with so many beams instead of drawing')]=None,
+    temperature:_Temperature=None, top_p:_TopP=None, guidance:_Guidance=None,
+    title:Annotated[str, _option('of the song; default: from the name of the file')]='', artist:Annotated[str, _option('of the song; default: from the name of the file')]='',
+    onsets:_Stage('onsets')=None, notes:_Stage('blocks')=None, lights_model:_Stage('lights')=None, device:_Device=None, overwrite:_Overwrite=False,
+):
+    "Map songs for Beat Saber: blocks, lights, all difficulties, ready to play."
+    cfg = _map_config(difficulty, temperature, top_p, guidance, beams, genre=genre, density=density, bombs=bombs, walls=walls, lights=lights, palette=palette, themes=themes, seed=seed)
+    def load(): return partial(_automapper(onsets, notes, lights_model, device).map_file, cfg=cfg, title=title, artist=artist, progress=show_percent)
+    do_jobs(open_jobs(plan_outputs(inputs, out, to=MAPS), overwrite or named_by_hand(out, MAPS)), load, _write_map)
+
+def _write_map(made, path):
+    with writing(path): made.save(path)
+    return ', '.join(f'{d.name} {len(d.beatmap.notes)} blocks' for d in made.level.difficulties)
+
+# %% ../nbs/95_cli.ipynb #a60d8552
+@beatsaber.command('remap')
+def remap_command(
+    path:Annotated[Path, typer.Argument(metavar='MAP', help='a Beat Saber map: zip or folder')],
+    out:Annotated[Path, _option('zip of the new map', '--out', '-o')],
+    start:Annotated[str, _option('where the part begins: seconds, or minutes:seconds', '--from')],
+    end:Annotated[str, _option('where it ends', '--to')],
+    difficulty:_Difficulties=None, genre:Annotated[str, _option('kind of music; default: not told')]='', density:_Density=1., bombs:_Amount('bombs')='low', walls:_Amount('walls')='low',
+    seed:Annotated[int, _option('another seed gives another part')]=0, beams:Annotated[int|None, _option('search with so many beams instead of drawing')]=None,
+    temperature:_Temperature=None, top_p:_TopP=None, guidance:_Guidance=None,
+    onsets:_Stage('onsets')=None, notes:_Stage('blocks')=None, device:_Device=None, overwrite:_Overwrite=False,
+):
+    "Write a part of a map anew; everything else stays as it is."
+    cfg = _map_config(difficulty, temperature, top_p, guidance, beams, genre=genre, density=density, bombs=bombs, walls=walls, seed=seed)
+    a, b = parse_clock(start), parse_clock(end); check_out(out, True, MAPS.name, MAPS)
+    if out.exists() and not overwrite: raise BadInput('is there already', where=out, want='--overwrite replaces it')
+    check_jobs([(path, out)], MAPS)
+    with writing(out): _automapper(onsets, notes, None, device).remap_file(path, out, a, b, cfg, show_percent)
+    typer.echo(f'{out}: from {a:g} to {b:g} s anew')
+
 # %% ../nbs/95_cli.ipynb #c542937e
 @app.command('app')
 def app_command(
@@ -479,99 +551,6 @@ def app_command(
     "Serve a web page: upload, choose, hear and see the result (needs audioml[ui])."
     from audioml.app import serve
     serve(host, port, typer.echo)
-
-# %% ../nbs/95_cli.ipynb #c0c21c0c
-def runs_dir() -> Path: # folder of the run notebooks
-    "Where the run notebooks are: inside an installed package, or in the checkout around it."
-    package = Path(audioml.__file__).resolve().parent
-    return package/'runs' if (package/'runs').is_dir() else package.parent/'nbs'/'runs'
-
-def run_notebooks(
-    folder:Path|None=None # default: `runs_dir()`
-) -> dict[str, Path]:     # name -> notebook
-    "The run notebooks by name, in the order of their numbers."
-    return {p.stem: p for p in sorted((folder or runs_dir()).glob('*.ipynb'))}
-
-def find_run(
-    name:str,             # `70_drums_train`, `drums_train`, or the path of a notebook
-    folder:Path|None=None # default: `runs_dir()`
-) -> Path:                # the notebook
-    "The run notebook called `name`; its number may be left out. Raises `BadInput` with the names there are."
-    if Path(name).suffix=='.ipynb' and Path(name).is_file(): return Path(name)
-    known = run_notebooks(folder)
-    for full, path in known.items():
-        if name in (full, full.partition('_')[2]): return path
-    raise BadInput(f'no run is called {name!r}', want=f'one of {", ".join(known)}' if known else 'there are no run notebooks')
-
-# %% ../nbs/95_cli.ipynb #f6e0e271
-def run_summary(
-    path:Path # notebook
-) -> str:     # what it says of itself
-    "The quoted line under the title of a notebook."
-    cells = read_json(path)['cells']
-    lines = ''.join(cells[0]['source']).splitlines() if cells else []
-    return next((l.lstrip('> ') for l in lines if l.startswith('>')), '')
-
-# %% ../nbs/95_cli.ipynb #7c51d057
-def parse_value(
-    text:str,       # as typed
-    kind:str='None' # type that the notebook gives the parameter; 'None' when it gives none
-) -> object:
-    "The value that `text` stands for. Raises `BadInput` when it is not of the type `kind`."
-    import yaml
-    inner = re.fullmatch(r'Optional\[(.*)\]', kind)
-    if inner: return None if text in ('None', 'null') else parse_value(text, inner[1])
-    if kind == 'str': return os.path.expanduser(text)
-    try: value = yaml.safe_load(text)
-    except yaml.YAMLError: raise BadInput(f'{text!r} is not YAML') from None
-    if isinstance(value, str) or kind == 'float' and type(value) is int:
-        try: value = float(value)
-        except ValueError: pass
-    wanted = dict(int=int, float=float, bool=bool, list=list, tuple=list, dict=dict).get(kind.partition('[')[0])
-    if wanted and type(value) is not wanted: raise BadInput(f'{text!r} is not {kind}')
-    return value
-
-# %% ../nbs/95_cli.ipynb #2ad911d4
-def run_parameters(
-    path:Path # run notebook
-) -> dict:    # name -> dict with `inferred_type_name`, `default` (source text), `help`
-    "The parameters of a run notebook."
-    import papermill
-    return papermill.inspect_notebook(str(path))
-
-def parse_parameters(
-    pairs:list, # `key=value` texts
-    known:dict  # from `run_parameters`
-) -> dict:      # name -> value
-    "Values by name. Raises `BadInput` for a pair that is none, a name that is not `known`, a value of the wrong type."
-    values = {}
-    for pair in pairs:
-        key, eq, text = pair.partition('=')
-        if not eq: raise BadInput(f'{pair!r} is no parameter', want='key=value')
-        if key not in known: raise BadInput(f'unknown parameter {key!r}', want=f'known: {", ".join(known)}')
-        try: values[key] = parse_value(text, known[key]['inferred_type_name'])
-        except BadInput as e: raise BadInput(e.what, where=key) from None
-    return values
-
-# %% ../nbs/95_cli.ipynb #1aa35ab4
-def start_run(
-    path:Path,     # run notebook
-    values:dict,   # its parameters, as far as they differ from the defaults
-) -> Path:         # the executed notebook
-    "Execute a run notebook with `values`, showing its progress. Raises `BadInput` when the notebook does."
-    import papermill
-    run_dir = values.get('run_dir') or ast.literal_eval(run_parameters(path)['run_dir']['default'])
-    if (Path(run_dir)/'metrics.json').exists() and not values.get('overwrite'):
-        raise BadInput('this run is finished', where=run_dir, want='choose another folder with --out, or pass -p overwrite=true')
-    done = Path(run_dir)/path.name; done.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault('PYDEVD_DISABLE_FILE_VALIDATION', '1')  # else each kernel warns about frozen modules
-    bar = dict(bar_format='cell {n_fmt} of {total_fmt}, {elapsed}\n', mininterval=1)  # lines, so that a log file can be read
-    try: papermill.execute_notebook(str(path), str(done), values, kernel_name='python3', progress_bar=bar, stdout_file=sys.stdout,
-                                    stderr_file=sys.stderr, extra_arguments=['--IPKernelApp.log_level=ERROR'])
-    except papermill.PapermillExecutionError as e:
-        if e.ename == 'BadInput': raise BadInput(e.evalue) from None
-        raise
-    return done
 
 # %% ../nbs/95_cli.ipynb #2b23ad46
 @runs.command('list')
@@ -587,11 +566,49 @@ def start_command(
     name:Annotated[str, typer.Argument(help='a run, as `audioml runs list` names it')],
     parameters:Annotated[list[str]|None, typer.Option('--parameter', '-p', metavar='KEY=VALUE', help='a parameter of the notebook; may be repeated')]=None,
     out:Annotated[str|None, typer.Option('--out', '-o', help='folder of the run (its parameter run_dir)')]=None,
+    processes:Annotated[int, typer.Option(min=1, help='train with so many processes of this computer; the batch size is that of each')]=1,
+    split_batches:Annotated[bool, _option('the batch size is that of all processes together', '--split-batches')]=False,
 ):
     "Train: execute a run notebook with parameters."
     path = find_run(name)
     pairs = [*(parameters or []), *([f'run_dir={out}'] if out else [])]
-    typer.echo(f'done: {start_run(path, parse_parameters(pairs, run_parameters(path)))}')
+    values = parse_parameters(pairs, run_parameters(path))
+    if split_batches: os.environ['AUDIOML_SPLIT_BATCHES'] = '1'
+    if processes > 1 and not is_launched():
+        from audioml.training.distributed import launch
+        raise typer.Exit(launch([*_AUDIOML, 'runs', 'start', path, *(word for pair in pairs for word in ('-p', pair))], processes))
+    done = start_run(path, values)
+    if is_leader(): typer.echo(f'done: {done}')
+
+_AUDIOML = (sys.executable, '-c', 'from audioml.cli import main; main()') # this very command, wherever it is installed
+
+# %% ../nbs/95_cli.ipynb #6e1685c4
+_Values = lambda help, *names: Annotated[list[str]|None, typer.Option(*names, metavar='NAME=VALUES', help=help)]
+
+@runs.command('sweep')
+def sweep_command(
+    name:Annotated[str, typer.Argument(help='a run, as `audioml runs list` names it')],
+    grid:_Values('values to try, e.g. lr=1e-3,3e-3; may be repeated: every combination is run', '--grid', '-g')=None,
+    draws:_Values('values to draw, e.g. lr=1e-4:1e-2:log, bs=4:16 or preset=small,base; may be repeated', '--random', '-r')=None,
+    parameters:Annotated[list[str]|None, typer.Option('--parameter', '-p', metavar='KEY=VALUE', help='a parameter that is the same in all runs; may be repeated')]=None,
+    n:Annotated[int, _option('random draws', '--n', '-n')]=8,
+    seed:Annotated[int, _option('of the draws')]=0,
+    workers:Annotated[int, typer.Option(min=0, help='runs at a time, by Ray (needs audioml[distributed]); 0: one after the other, without Ray')]=2,
+    address:Annotated[str|None, _option('of a Ray cluster, e.g. auto or host:6379; default: that of RAY_ADDRESS, or else this machine')]=None,
+    out:Annotated[Path|None, _option('folder of the sweep; default: runs/NAME_sweep', '--out', '-o')]=None,
+    metrics:Annotated[list[str]|None, typer.Option('--metric', '-m', help='a metric to print; may be repeated; default: the first ones')]=None,
+    report:Annotated[bool, _option('only write the table and the page anew', '--report')]=False,
+):
+    "Train with many values: a grid, or random draws; go on where a sweep was stopped; compare the runs in a table and on a page."
+    from audioml.sweep import plan_sweep, run_sweep, show_report
+    path = find_run(name)
+    out, failed = out or Path('runs')/f'{path.stem}_sweep', {}
+    if not report:
+        plan = plan_sweep(path, grid, draws, parameters, n, seed)
+        try: failed = run_sweep(path, plan, out, workers, address, typer.echo)
+        except KeyboardInterrupt: typer.echo(f'audioml: {out}: stopped; the same command goes on from here', err=True); raise typer.Exit(130) from None
+    show_report(out, metrics, typer.echo)
+    if failed: raise BadInput(f'{len(failed)} of {len(plan["runs"])} runs failed', where=out, want='each has a log.txt; the same command tries them again')
 
 # %% ../nbs/95_cli.ipynb #295e143b
 def main():

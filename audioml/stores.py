@@ -198,7 +198,8 @@ def build_store(
     config:dict|Config|None=None, # what `make` depends on: a store built with another is refused
     overwrite:bool=False,  # start anew
     sync_every:float=1.,   # seconds of work that a kill may cost
-    progress:bool=True     # show a bar when it takes more than two seconds
+    progress:bool=True,    # show a bar when it takes more than two seconds
+    mapper:callable=map_items # who makes the songs: (f, items, n_workers, done) as `map_items`, e.g. `map_on_ray`
 ):                         # `FeatureStore`
     "Build a store, or finish or extend one: songs already made are kept. Raises `BadInput` when no song can be used."
     path, config = Path(path), json.loads(json.dumps(config.to_dict() if isinstance(config, Config) else config))
@@ -208,12 +209,12 @@ def build_store(
     with locked(path), contextlib.closing(_Writer(path, source_hash(config), overwrite, sync_every)) as writer:
         todo = [(i, s) for i, s in items if not _is_done(writer.entries.get(i), s)]
         for i, _ in todo: writer.entries.pop(i, None)
-        skipped = _make_all(writer, todo, make, n_workers, progress)
+        skipped = _make_all(writer, todo, make, n_workers, progress, mapper)
         _finish(path, writer, items, rate, split, config, skipped)
     return FeatureStore(path)
 
 # %% ../nbs/16_stores.ipynb #1001f997
-def _make_all(writer, todo, make, n_workers, progress):
+def _make_all(writer, todo, make, n_workers, progress, mapper):
     "Make the songs of `todo`, add them, and return (id, source, error) of those that were skipped."
     from tqdm import tqdm
     errors, bar = {}, tqdm(total=len(todo), delay=2, disable=not progress, desc='store', unit='song', mininterval=1)
@@ -221,7 +222,7 @@ def _make_all(writer, todo, make, n_workers, progress):
         try: writer.add(todo[i][0], made)
         except BadInput as e: errors[i] = e
         bar.update()
-    try: errors |= dict(map_items(partial(_make_song, make), todo, n_workers, done))
+    try: errors |= dict(mapper(partial(_make_song, make), todo, n_workers, done))
     finally: writer.sync(); bar.close()
     return [(todo[i][0], str(todo[i][1]), str(errors[i])) for i in sorted(errors)]
 

@@ -2,6 +2,7 @@
 import os, re, shutil, signal, socket, subprocess, sys, time
 from urllib.parse import urlsplit
 import numpy as np, pytest, soundfile as sf
+from audioml.beatsaber.level import read_level
 from audioml.midi import read_midi, read_pattern
 
 pytest.importorskip('gradio', reason='Gradio is not installed: no web page')
@@ -95,7 +96,9 @@ def test_each_tab_as_a_newcomer(visit, tmp_path):
     assert visit.seen(visit.page.locator('table.ratings tr')).count() == 20
     visit.tab('Codec'); visit.press('Try an example'); visit.says('48,000 Hz'); visit.sees(); visit.picture(f'{visit.name}_codec')
     assert sf.info(str(visit.keep('Keep the FLAC file', tmp_path))).samplerate == 48000
-    visit.tab('Beat Saber'); visit.picture(f'{visit.name}_beatsaber')
+    visit.tab('Beat Saber'); visit.press('Try an example'); visit.says('blocks'); visit.sees(); visit.picture(f'{visit.name}_beatsaber')
+    level = read_level(visit.keep('Keep the map', tmp_path))
+    assert [d.name for d in level.difficulties] == ['Normal', 'Expert'] and all(len(d.beatmap.notes) > 20 for d in level.difficulties)
 
 BAD = {'shopping.wav': (b'eggs, <b>milk</b>', '“shopping.wav” is not audio that can be read; a wav, flac, ogg or mp3 file.'), 'nothing.mp3': (b'', '“nothing.mp3” is an empty file; a wav, flac, ogg or mp3 file.')}
 

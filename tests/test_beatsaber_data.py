@@ -110,7 +110,7 @@ def test_collections_bring_marks_and_ratings(folder, tmp_path):
     assert set(store.index['split']) >= {'train', 'valid'}
 
 def test_a_song_shorter_than_a_window(store):
-    ds = OnsetWindows(store, store.index['split'].iloc[0]); (x, mask, _), soft, hard = ds[0]; assert x.shape == (1024, 86) and np.isfinite(x).all()
+    ds = OnsetWindows(store, store.index['split'].iloc[0]); (x, mask, _), soft, hard = ds[0]; assert x.shape == (1024, 98) and np.isfinite(x).all()
     bars = NoteWindows(store, MapTokenizer(), store.index['split'].iloc[0]); (ids, row, memory, inside), labels = bars[len(bars) - 1]
     assert np.isfinite(memory).all() and not inside.all() and memory[~inside, :80].max() < -11
 

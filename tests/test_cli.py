@@ -24,7 +24,7 @@ def test_help_loads_nothing_heavy():
     code = 'import sys, audioml.cli; print(*{"torch", "torchaudio", "fastai", "pandas", "scipy", "matplotlib", "papermill", "librosa"} & {*sys.modules})'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == []
 
-@pytest.mark.parametrize('args', [(), ('drums', 'transcribe'), ('runs', 'list'), ('runs', 'start'), ('version',)])
+@pytest.mark.parametrize('args', [(), ('drums', 'transcribe'), ('beatsaber', 'automap'), ('beatsaber', 'remap'), ('runs', 'list'), ('runs', 'start'), ('runs', 'sweep'), ('version',)])
 def test_every_command_has_help(cli, args):
     res = cli(*args, '--help')
     assert res.returncode == 0 and res.stdout.startswith('Usage: audioml') and not res.stderr

@@ -7,6 +7,7 @@ from unittest.mock import patch as mocked
 import numpy as np, pytest, soundfile as sf, torch
 import torch.nn.functional as F
 from audioml.audio import AudioClip, load_audio, resample
+from audioml.cluster import cluster
 from audioml.codec import cache as module
 from audioml.codec.cache import *
 from audioml.codec.model import *
@@ -88,14 +89,8 @@ def test_processes_write_what_one_writes(home, whole, tmp_path):
 
 @pytest.fixture
 def ray():
-    "Two Ray workers. Ray gives up when a part of it has not started within half a minute, so it is tried again."
     ray = pytest.importorskip('ray')
-    for attempt in range(4):
-        try:
-            with module._cluster(2): yield ray
-            break
-        except BadInput as e:
-            if 'Ray cannot be started' not in str(e) or attempt == 3: raise
+    with cluster(2): yield ray
     assert not ray.is_initialized()
 
 @pytest.mark.alone

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['GENRES', 'TAGS', 'MAX_SECONDS', 'MAX_SONG', 'MARK_WEIGHTS', 'CONDITIONS', 'SPARSEST', 'DENSITY_STEPS', 'SLOWEST',
-           'TEMPO_STEPS', 'SIGMA', 'N_FEATURES', 'ONSET_WINDOW', 'PAD_LEVEL', 'CACHED', 'P_MISSED', 'P_FALSE',
-           'SCATTER', 'LIGHT_LENGTH', 'genre_of', 'Loaded', 'Embedded', 'read_song', 'Package', 'find_sources',
-           'song_weight', 'usable_maps', 'song_rows', 'MapStore', 'map_store', 'embedded_songs', 'embedded_store',
-           'condition_row', 'drop_conditions', 'onset_targets', 'onset_config', 'as_mastered', 'OnsetWindows',
-           'weighted_order', 'SlotConfig', 'slot_beats', 'slot_places', 'slot_means', 'slot_peaks', 'rough_onsets',
-           'token_weights', 'Part', 'BarConfig', 'BarWindows', 'NoteWindows', 'LightWindows']
+           'TEMPO_STEPS', 'SIGMA', 'N_FEATURES', 'ONSET_WINDOW', 'PAD_LEVEL', 'CACHED', 'PULSE', 'LATE', 'P_SHIFTED',
+           'P_MISSED', 'P_FALSE', 'SCATTER', 'LIGHT_LENGTH', 'genre_of', 'Loaded', 'Embedded', 'read_song', 'Package',
+           'find_sources', 'song_weight', 'usable_maps', 'song_rows', 'MapStore', 'map_store', 'embedded_songs',
+           'embedded_store', 'condition_row', 'drop_conditions', 'onset_targets', 'onset_config', 'as_mastered',
+           'song_pulse', 'as_fitted', 'OnsetWindows', 'weighted_order', 'SlotConfig', 'slot_beats', 'slot_places',
+           'slot_means', 'slot_peaks', 'slot_sound', 'slot_memory', 'rough_onsets', 'token_weights', 'Part',
+           'BarConfig', 'BarWindows', 'NoteWindows', 'slot_cuts', 'LightWindows']
 
 # %% ../../nbs/92c_beatsaber.data.ipynb #57cf7604
 import gzip, json, tempfile
@@ -229,7 +230,7 @@ def embedded_songs(
     "Songs of the embedded set in all styles by turns, and their splits."
     kinds = [s for s, k in zip(('train', 'valid', 'test'), shares) for _ in range(k)]
     songs = [(f'embedded-{seed}-{i:05}', Embedded(derive_seed('embedded', seed, i) % 2**31, GENRES[i % len(GENRES)], seconds)) for i in range(n)]
-    return songs, {s: kinds[i % len(kinds)] for i, (s, _) in enumerate(songs)}
+    return songs, {s: kinds[(i + i//len(GENRES)) % len(kinds)] for i, (s, _) in enumerate(songs)} # each round of genres is dealt out anew
 
 def embedded_store(path, n:int=24, seed:int=0, seconds:float|None=60., n_workers:int=0) -> MapStore:
     "A store of `embedded_songs`."
@@ -311,10 +312,29 @@ def as_mastered(
     if rng.random() < .7: x = tilt_eq(x, rng, 6.)
     return band_mask(x, rng, 8) if rng.random() < .3 else x
 
+# %% ../../nbs/92c_beatsaber.data.ipynb #3ef22386
+PULSE = (1/4, 1/3, 1/2, 1, 2, 4)   # beats in which a hand goes round
+LATE, P_SHIFTED = .006, .25        # s, standard deviation of a fitted clock's error; how often it counts its beats from another one
+
+def song_pulse(
+    timing:Timing,     # clock of the song
+    start:int, n:int,  # first frame, and number of frames
+    late:float=0.,     # s by which the clock is late
+    beats:float=0.     # by which it counts otherwise
+) -> np.ndarray:       # (n, 12) float32
+    "Sines and cosines of the place of frames in the beat, in fractions of it and in the bar."
+    turn = 2*np.pi*(timing.beats((start + np.arange(n))/FPS - late) + beats)[:, None]/np.array(PULSE)
+    return np.concatenate([np.sin(turn), np.cos(turn)], 1).astype(np.float32)
+
+def as_fitted(pulse, timing, start, rng, drop):
+    "The pulse as it is when somebody had to find it: a bit off, counted from another beat, or unknown."
+    if rng.random() < drop: return np.zeros_like(pulse)
+    return song_pulse(timing, start, len(pulse), rng.normal(0, LATE), rng.integers(1, 4) if rng.random() < P_SHIFTED else 0)
+
 # %% ../../nbs/92c_beatsaber.data.ipynb #2377b3df
 class OnsetWindows(WindowDataset):
     """Windows of sound with the onsets of a map: `ds[epoch, i]` is `((x, mask, conditions), soft, hard)`.
-    x (1024, 86) float32; mask (1024,) bool, True inside the song; conditions (2,) int64: difficulty 0-5 and genre 0-11, 0 unknown;
+    x (1024, 98) float32, features and pulse; mask (1024,) bool, True inside the song; conditions (2,) int64: difficulty 0-5 and genre 0-11, 0 unknown;
     soft (1024,) float32 bells; hard (1024,) float32, 1 in the frame of an onset."""
     def __init__(self,
         store:MapStore,
@@ -322,7 +342,7 @@ class OnsetWindows(WindowDataset):
         cfg:SlidingWindowConfig|None=None,  # `onset_config()` when None
         difficulties:tuple=NAMES,           # of the maps
         exclude:tuple=(),                   # genres and marks
-        drop:float=.2,                      # see `drop_conditions`
+        drop:float=.2,                      # see `drop_conditions`; the pulse is lost as often
         augment=as_mastered,                # (x, rng) -> x for log-mel in training; None: as it is
         seed:int=0
     ):
@@ -333,8 +353,8 @@ class OnsetWindows(WindowDataset):
         self.weights = np.repeat([store.song(i)['weight'] for i in ids], np.diff(self.ends, prepend=0)) # (len(ds),) for `weighted_order`
 
     def onsets(self, song_id, name):
-        "Seconds at which a map has blocks."
-        def read(): m = self.store.beatmap(song_id, name); return m.seconds(np.unique(m.notes['beat']))
+        "Seconds at which a map has blocks, and its clock."
+        def read(): m = self.store.beatmap(song_id, name); return m.seconds(np.unique(m.notes['beat'])), m.timing
         return self.seconds.take((song_id, name), read)
 
     def item(self, w:Window):
@@ -343,8 +363,11 @@ class OnsetWindows(WindowDataset):
         name = names[rng.integers(len(names)) if train else w.number % len(names)]
         x, row = w.arrays['features'].astype(np.float32), condition_row(name, self.store.song(w.song_id)['genre'])[:2]
         if train and self.augment: x[w.mask, :bands] = self.augment(x[w.mask, :bands], rng)
-        x[~w.mask, bands:] = 0
-        return (x, w.mask, drop_conditions(row, rng, self.drop) if train else row), *onset_targets(self.onsets(w.song_id, name), w.start, w.size)
+        seconds, timing = self.onsets(w.song_id, name)
+        pulse = song_pulse(timing, w.start, w.size)
+        if train: pulse = as_fitted(pulse, timing, w.start, rng, self.drop)
+        x = np.concatenate([x, pulse], 1); x[~w.mask, bands:] = 0
+        return (x, w.mask, drop_conditions(row, rng, self.drop) if train else row), *onset_targets(seconds, w.start, w.size)
 
 # %% ../../nbs/92c_beatsaber.data.ipynb #7df4bca8
 def weighted_order(
@@ -413,6 +436,20 @@ def slot_peaks(
     part = np.append(frames[lo:hi], 0.).astype(np.float32)
     top = np.maximum.reduceat(part, np.clip(at[:-1] - lo, 0, hi - lo))
     return np.where((at[:-1] >= 0) & (at[:-1] < n), top, 0.).astype(np.float32)
+
+def slot_sound(frames:np.ndarray, timing:Timing, beat:float, cfg:SlotConfig=SlotConfig()) -> tuple: # as `slot_means`
+    "What sounds in each slot, silence outside the song."
+    x, inside = slot_means(frames, timing, beat, cfg); x[~inside, :MAP_MEL.n_mels] = PAD_LEVEL
+    return x, inside
+
+def slot_memory(
+    sound,  # (n, d) of `slot_sound`
+    peaks,  # (n,) of `slot_peaks`: onsets
+    more,   # (n, k) what else there is, see `BarWindows.more`
+    places  # (n, 12) of `slot_places`
+) -> np.ndarray: # (n, d + 1 + k + 12) float32
+    "What a note or light model looks at."
+    return np.concatenate([sound, peaks[:, None], more, places], 1)
 
 # %% ../../nbs/92c_beatsaber.data.ipynb #cfce2d78
 P_MISSED, P_FALSE, SCATTER = .08, .12, .008 # shares of the onsets that are missed, and made up; s, standard deviation of the others: people scatter by 10 ms
@@ -542,9 +579,9 @@ def memory(self:BarWindows, song_id:str, name:str, bar:int, rng=None) -> tuple:
     "Sound, onsets, what else there is, and places (n_slots, memory_dim) float32; which slots are inside the song (n_slots,) bool."
     p, beat = self.part(song_id, name), bar*self.tokenizer.cfg.beats_per_bar
     frames = self.store.rows(song_id, 'features')
-    x, inside = slot_means(frames, p.timing, beat, self.cfg.slots); x[~inside, :MAP_MEL.n_mels] = PAD_LEVEL
     heard = self.onsets(song_id, name) if self.onsets else self._onsets(p, len(frames), rng)
-    return np.concatenate([x, slot_peaks(heard, p.timing, beat, self.cfg.slots)[:, None], self.more(p, beat), self.places], 1), inside
+    x, inside = slot_sound(frames, p.timing, beat, self.cfg.slots)
+    return slot_memory(x, slot_peaks(heard, p.timing, beat, self.cfg.slots), self.more(p, beat), self.places), inside
 
 @patch
 def _onsets(self:BarWindows, p, n_frames, rng):
@@ -573,6 +610,18 @@ class NoteWindows(BarWindows):
 # %% ../../nbs/92c_beatsaber.data.ipynb #e3cc1761
 LIGHT_LENGTH = 1024 # tokens of a row of lights
 
+def slot_cuts(
+    beats,      # (n,) of blocks
+    colors,     # (n,) 0 left, 1 right
+    beat:float, # at which the first bar begins
+    cfg:SlotConfig=SlotConfig()
+) -> np.ndarray: # (n_slots, 2) float32
+    "In which slots each hand cuts."
+    slot = np.round((beats - beat)*cfg.per_beat).astype(int) + cfg.past
+    out = np.zeros((cfg.n, 2), np.float32); ok = (slot >= 0) & (slot < cfg.n) & (colors >= 0) & (colors < 2)
+    out[slot[ok], colors[ok]] = 1
+    return out
+
 class LightWindows(BarWindows):
     "Bars of a light show, see `BarWindows`. Memory (288, 101): 86 features, onsets, cuts of the left hand and of the right, 12 of place. The density is that of events."
     kind, extra = 'events', 3
@@ -581,9 +630,4 @@ class LightWindows(BarWindows):
 
     def wants(self, about): return about['lights'] > MIN_LIGHTS
 
-    def more(self, p, beat):
-        "In which slots each hand cuts."
-        slot, s = np.round((p.beats - beat)*self.cfg.slots.per_beat).astype(int) + self.cfg.slots.past, self.cfg.slots
-        out = np.zeros((s.n, 2), np.float32); ok = (slot >= 0) & (slot < s.n) & (p.colors >= 0) & (p.colors < 2)
-        out[slot[ok], p.colors[ok]] = 1
-        return out
+    def more(self, p, beat): return slot_cuts(p.beats, p.colors, beat, self.cfg.slots)

@@ -69,12 +69,15 @@ def onset_recipe(
 def hear_songs(
     model:OnsetModel,
     store:MapStore,
-    ids   # of songs
-) -> dict: # (song id, difficulty) -> (n_frames,) float32 probabilities, for each map of these songs
+    ids,          # of songs
+    clocks=None   # song id -> `Timing`, as fitted; None: those of the maps
+) -> dict:        # (song id, difficulty) -> (n_frames,) float32 probabilities, for each map of these songs
     "What a model hears in songs of a store."
     def one(i):
-        names, genre = list(store.maps(i)), store.song(i)['genre']
-        p = hear_song(model, store.rows(i, 'features'), np.stack([condition_row(n, genre)[:2] for n in names]))['onsets']
+        names, genre, x = list(store.maps(i)), store.song(i)['genre'], store.rows(i, 'features')
+        timing = clocks[i] if clocks else store.beatmap(i, names[-1]).timing
+        x = np.concatenate([x, song_pulse(timing, 0, len(x))], 1)
+        p = hear_song(model, x, np.stack([condition_row(n, genre)[:2] for n in names]))['onsets']
         return {(i, n): p[:, k] for k, n in enumerate(names)}
     return {k: p for i in ids for k, p in one(i).items()}
 

@@ -15,7 +15,7 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core import *
-from .data import ONSET_WINDOW
+from .data import ONSET_WINDOW, PULSE
 from .structure import FPS, MAP_MEL, STRUCTURE
 from .tokenizer import *
 
@@ -33,7 +33,7 @@ class OnsetConfig(Config):
     "Shape of an `OnsetModel`. Raises `BadInput` on sizes that do not go together."
     encoder:EncoderConfig = EncoderConfig(n_mels=MAP_MEL.n_mels, dim=64, n_layers=6, n_heads=4, block=32) # the ear; with `scan` only its convolutions
     scan:SSMConfig|None = None        # the state-space layers in place of attention
-    n_structure:int = len(STRUCTURE)  # channels behind the bands
+    n_structure:int = len(STRUCTURE) + 2*len(PULSE) # channels behind the bands: structure and pulse
     dilations:tuple[int, ...] = (1, 2, 4, 8, 16, 32) # frames between the taps of the convolutions
     n_blocks:int = 2                  # transformer blocks on top
     conditions:tuple[int, ...] = (6, 12) # values of difficulty and genre; 0 is unknown
@@ -114,7 +114,7 @@ class OnsetModel(nn.Module):
         nn.init.normal_(self.head.weight, std=.1/dim**.5) # at first it says its prior of everything
 
     def forward(self,
-        inputs:tuple # windows (b, n, bands + structure), mask (b, n) bool True where real, conditions (b, 2) int64: difficulty 1-5, genre 1-11, 0 unknown
+        inputs:tuple # windows (b, n, bands + structure + pulse), mask (b, n) bool True where real, conditions (b, 2) int64: difficulty 1-5, genre 1-11, 0 unknown
     ) -> Tensor:     # (b, n) logits
         x, mask, conditions = inputs
         return self.decide(self.frames(x, mask), mask, conditions)
@@ -122,7 +122,7 @@ class OnsetModel(nn.Module):
 # %% ../../nbs/93_beatsaber.model.ipynb #a60323b0
 @patch
 def frames(self:OnsetModel,
-    x:Tensor,    # (b, n, bands + structure)
+    x:Tensor,    # (b, n, bands + structure + pulse)
     mask:Tensor  # (b, n) bool
 ) -> Tensor:     # (b, n, dim)
     "What is heard at each frame, whatever the difficulty. Raises `BadInput` for other channels."
@@ -148,7 +148,7 @@ OVERLAP = .25 # share of a window that the next one sees again
 
 def hear_song(
     model:OnsetModel,
-    features,           # (n_frames, bands + structure) of a song: array, tensor or memory map
+    features,           # (n_frames, bands + structure + pulse) of a song: array, tensor or memory map
     conditions=None,    # (k, 2) difficulty and genre of the maps that are wanted; one of which nothing is known when None
     overlap:float=OVERLAP,
     batch_size:int=4,   # windows at a time

@@ -8,7 +8,7 @@ __all__ = ['ENCODE_STEPS', 'audio_sources', 'CacheConfig', 'Piece', 'even_share'
            'collate_slices']
 
 # %% ../../nbs/87_codec.cache.ipynb #4e29d129
-import contextlib, hashlib, multiprocessing, os, re
+import hashlib, multiprocessing, os, re
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from ..audio import *
+from ..cluster import map_on_ray
 from .model import *
 from ..core import *
 from ..shards import *
@@ -181,49 +182,10 @@ def build_cache(
 ) -> ShardStore:
     "Encode recordings into a cache, or go on with one. Raises `BadInput` when none can be used, or it was begun with another codec or config."
     rows, how = _plan(sources, codec_path, cfg, limit, split)
-    if hosts == 'ray': path, how = Path(path).absolute(), how | dict(mapper=_map_with_ray)
+    if hosts == 'ray': path, how = Path(path).absolute(), how | dict(mapper=map_on_ray)
     elif hosts != 'processes': raise BadInput(f'hosts is {hosts!r}', want='processes or ray')
     elif torch.cuda.is_initialized(): n_workers = 0 # a forked process cannot use the GPU of its parent
     return write_shards(path, rows, n_workers=n_workers, rows_per_shard=rows_per_shard, progress=progress, **how)
-
-# %% ../../nbs/87_codec.cache.ipynb #c5bb4872
-def _ray():
-    "Ray, which is not needed for anything else."
-    try: import ray
-    except ImportError: raise BadInput('Ray is not installed', want="pip install 'audioml[distributed]'") from None
-    return ray
-
-@contextlib.contextmanager
-def _cluster(n_workers):
-    "Ray, connected to the cluster of RAY_ADDRESS, or else to workers of this machine that end with the block."
-    ray = _ray(); mine = not ray.is_initialized()
-    if mine:
-        here = {} if os.environ.get('RAY_ADDRESS') else dict(num_cpus=max(1, n_workers), include_dashboard=False)
-        try: ray.init(log_to_driver=False, logging_level='error', configure_logging=False, **here)
-        except Exception as e: raise BadInput(f'Ray cannot be started or reached ({e})', want='a machine with time to spare, or another RAY_ADDRESS') from e # of many kinds
-    try: yield ray
-    finally:
-        if mine: ray.shutdown()
-
-def _in_worker(f, job):
-    "A job, in a worker: what it gives, or what is wrong."
-    torch.set_num_threads(1)
-    try: return f(job), None
-    except BadInput as e: return None, e
-
-def _map_with_ray(f, jobs, n_workers, done):
-    "As `map_items`: the jobs are handed out by Ray, and `done` hears of them as they come in."
-    bad = []
-    with _cluster(n_workers) as ray:
-        work = ray.remote(_in_worker).options(num_cpus=1, num_gpus=int(ray.cluster_resources().get('GPU', 0) > 0))
-        f = ray.put(f)
-        waiting = {work.remote(f, job): i for i, job in enumerate(jobs)}
-        while waiting:
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            (result, error), i = ray.get(ready), waiting.pop(ready)
-            if error is None: done(i, result)
-            else: bad.append((i, error))
-    return sorted(bad, key=lambda pair: pair[0])
 
 # %% ../../nbs/87_codec.cache.ipynb #6cd7d9a5
 def slice_window(

@@ -461,6 +461,7 @@ def speculative(
     seeds:int|list=0, grammar=None, stop=(EOS,), condition=None, uncondition=None, memory=None, memory_mask=None,
     on_token:callable=None, use_cache:bool=True,
     draft_condition=None,               # (b, dim of the draft) or (dim,): the draft gets no other condition, and no guidance
+    draft_memory=None, draft_memory_mask=None, # what the draft looks at, as for `sample`
     stats:dict|None=None                # takes `calls` of the model, `row_calls` (rows in all calls), `drafted`, `accepted` and `tokens`
 ) -> list:                              # for each row its new tokens, int64, the stop token included
     """Tokens with the distribution of `sample(model, ...)` in fewer calls of `model` (Leviathan et al. 2023, arXiv 2211.17192); at temperature 0
@@ -476,7 +477,7 @@ def speculative(
     if not rows.room: return rows.new
     readers = [_Reader(model, b, rows.room, condition=condition, uncondition=uncondition, guidance=cfg.guidance,
                        memory=memory, memory_mask=memory_mask, use_cache=use_cache),
-               _Reader(draft, b, rows.room, condition=draft_condition, use_cache=use_cache)]
+               _Reader(draft, b, rows.room, condition=draft_condition, memory=draft_memory, memory_mask=draft_memory_mask, use_cache=use_cache)]
     state = _state(grammar, prompts)
     with _evaluating(model, draft):
         for step in range(len(u)):

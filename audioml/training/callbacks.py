@@ -21,6 +21,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from ..core import BadInput, atomic_path, write_json
+from .processes import is_first
 
 # %% ../../nbs/52_training.callbacks.ipynb #eb6c34e4
 class GradClip(Callback):
@@ -349,7 +350,7 @@ class Checkpoints(Callback):
     "Write checkpoints into `path`; restore from `point`, the state of one, at the start of the fit."
     order, run_valid = 90, False
     def __init__(self,
-        path:str|Path,        # folder of the checkpoints
+        path:str|Path|None,   # folder of the checkpoints; None: only restore from `point`
         iterations:int=0,     # write every so many iterations; 0: not by iterations
         minutes:float=0.,     # write when so many minutes have passed; 0: not by time
         epochs:int=1,         # write after every so many epochs; 0: not by epochs
@@ -373,7 +374,8 @@ class Checkpoints(Callback):
 # %% ../../nbs/52_training.callbacks.ipynb #ea062bd5
 @patch
 def save(self:Checkpoints, epoch:int, iteration:int):
-    "Write a checkpoint that goes on at batch `iteration` of `epoch`."
+    "Write a checkpoint that goes on at batch `iteration` of `epoch`; without a folder, nothing."
+    if self.folder is None: return
     state = dict(epoch=epoch, iter=iteration, train_iter=self.train_iter, pct_train=self.pct_train, config=self.train_config,
                  n_iter=batches_by_epoch(self.dls.train, self.n_epoch), opt=optimiser_state(self.opt), rng=rng_state(),
                  callbacks={cb.name: cb.save_state() for cb in self.learn.cbs if has_state(cb)})
@@ -440,7 +442,7 @@ def _in_kernel() -> bool:
 
 def line_writer() -> tuple: # (write(text), seconds between two texts)
     "How to show a passing line here: an updating display, a rewritten terminal line, or a sparse log."
-    if os.environ.get('AUDIOML_PROGRESS') == 'off': return (lambda text: None), float('inf')
+    if os.environ.get('AUDIOML_PROGRESS') == 'off' or not is_first(): return (lambda text: None), float('inf')
     if os.environ.get('AUDIOML_PROGRESS') != 'log':
         if _in_kernel():
             from IPython.display import display

@@ -25,6 +25,8 @@ from fastcore.basics import patch
 from torch.utils.data import DataLoader
 from ..core import BadInput, Config, RunFolder, derive_rng, derive_seed
 from .callbacks import *
+from .processes import *
+from .tracking import Track
 
 # %% ../../nbs/54_training.learner.ipynb #3eac7332
 @dataclass(frozen=True)
@@ -91,21 +93,24 @@ def shuffled(
     return derive_rng(seed, 'order', epoch).permutation(n)
 
 class EpochBatches:
-    "Batches of (epoch, index) pairs. `seek` sets the epoch and the batch to begin with; the length is that of the whole epoch."
+    "Batches of (epoch, index) pairs. `seek` sets the epoch and the batch to begin with; the length is that of the whole epoch. `share` picks a part of each batch."
     def __init__(self,
         n:int,                  # items an epoch
         bs:int|Callable,        # items a batch; or epoch -> items a batch
         seed:int=0,             # of the run
         order:callable=shuffled # (n, seed, epoch) -> indices
-    ): self.n, self.bs, self.seed, self.order, self.epoch, self.start = n, bs, seed, order, 0, 0
+    ):
+        self.n, self.bs, self.seed, self.order, self.epoch, self.start = n, bs, seed, order, 0, 0
+        self.share, self.times = (0, 1), 1 # (number of the part, parts of a batch); how many times `bs` all parts hold
 
     def seek(self, epoch:int, start:int=0): self.epoch, self.start = epoch, start
-    def bs_at(self, epoch:int) -> int: return self.bs(epoch) if callable(self.bs) else self.bs
+    def bs_at(self, epoch:int) -> int: return self.times*(self.bs(epoch) if callable(self.bs) else self.bs)
+    def n_items(self, i:int) -> int: return min(self.bs_at(self.epoch), self.n - i*self.bs_at(self.epoch)) # in all parts of batch `i`
     def n_batches(self, epoch:int) -> int: return -(-self.n//self.bs_at(epoch))
     def __len__(self): return self.n_batches(self.epoch)
     def __iter__(self):
         idxs, bs = self.order(self.n, self.seed, self.epoch), self.bs_at(self.epoch)
-        for i in range(self.start, len(self)): yield [(self.epoch, int(j)) for j in idxs[i*bs:(i+1)*bs]]
+        for i in range(self.start, len(self)): yield [(self.epoch, int(j)) for j in share_of(idxs[i*bs:(i+1)*bs], *self.share)]
 
 # %% ../../nbs/54_training.learner.ipynb #8e6f5f76
 class EveryEpoch:
@@ -199,7 +204,7 @@ def train_cbs(
     if cfg.precision != 'fp32' and torch.cuda.is_available(): cbs.append(Precision(cfg.precision))
     if cfg.ema: cbs.append(Ema(cfg.ema))
     if cfg.patience: cbs.append(EarlyStop(cfg.metric, cfg.patience, cfg.maximize))
-    if run: cbs.append(Checkpoints(folder, cfg.checkpoint_iterations, cfg.checkpoint_minutes, cfg.checkpoint_epochs, cfg.keep, point, cfg.to_dict()))
+    if run or point: cbs.append(Checkpoints(folder, cfg.checkpoint_iterations, cfg.checkpoint_minutes, cfg.checkpoint_epochs, cfg.keep, point, cfg.to_dict()))
     return cbs
 
 # %% ../../nbs/54_training.learner.ipynb #f2821f8e
@@ -250,15 +255,17 @@ def fit(
 ) -> pd.DataFrame:           # the history, a row an epoch
     "Train with OneCycle, after a phase at a constant rate where `cfg` asks for one. Raises `BadInput` for an unknown metric or a checkpoint that does not fit."
     _check(learn, cfg, run)
-    n_batches = batches_by_epoch(learn.dls.train, cfg.epochs)
-    point = find_point(run, cfg, n_batches) if run and resume else None
-    if run and point is None: shutil.rmtree(run.checkpoints, ignore_errors=True)
-    seed_everything(derive_seed(cfg.seed, 'fit'))
-    learn.create_opt(); without_decay(learn.opt)
-    ours, warm = train_cbs(cfg, run, point, n_batches), sum(n_batches[:cfg.warm_epochs])/sum(n_batches)
-    plan = ParamScheduler(schedules(cfg, np.array([cfg.lr]*len(learn.opt.hypers)), learn.moms, warm))
-    try:
-        with learn.no_logging(), learn.removed_cbs(bars_of(learn)):
-            learn.fit(cfg.epochs, lr=cfg.lr, wd=cfg.weight_decay, cbs=[plan, *ours, *(cbs or [])])
-    finally: stop_workers(learn.dls)
+    with together(learn, cfg.seed) as shared:
+        n_batches = batches_by_epoch(learn.dls.train, cfg.epochs)
+        point = from_first(lambda: find_point(run, cfg, n_batches) if run and resume else None)
+        if not is_first(): run, cbs = None, [cb for cb in cbs or [] if not isinstance(cb, Track)] # the first writes for all
+        if run and point is None: shutil.rmtree(run.checkpoints, ignore_errors=True)
+        seed_everything(derive_seed(cfg.seed, 'fit'))
+        learn.create_opt(); without_decay(learn.opt)
+        ours, warm = train_cbs(cfg, run, point, n_batches), sum(n_batches[:cfg.warm_epochs])/sum(n_batches)
+        plan = ParamScheduler(schedules(cfg, np.array([cfg.lr]*len(learn.opt.hypers)), learn.moms, warm))
+        try:
+            with learn.no_logging(), learn.removed_cbs(bars_of(learn)):
+                learn.fit(cfg.epochs, lr=cfg.lr, wd=cfg.weight_decay, cbs=[plan, *ours, *shared, *(cbs or [])])
+        finally: stop_workers(learn.dls)
     return next(cb for cb in ours if isinstance(cb, History)).frame()
