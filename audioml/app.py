@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LONGEST', 'MOST_BYTES', 'MOST_RATE', 'MOST_SEED', 'MODELS', 'WIDTH', 'DPI', 'LINE_SECONDS', 'LINE_BARS', 'MOST_LINES',
-           'LISTEN', 'ANY', 'MOST_PAGE_BARS', 'SLOW', 'FAST', 'TABS', 'AT_ONCE', 'FAULT', 'CSS', 'LIGHT', 'KEPT',
-           'Answer', 'clock', 'check_given', 'check_recording', 'whole', 'sentence', 'opened', 'new_folder',
-           'save_sound', 'save_picture', 'draw_notes', 'drum_lines', 'draw_bars', 'over', 'transcribe_drums',
-           'load_song', 'example_drums', 'make_pattern', 'hear_performance', 'draw_rating', 'rating_table',
-           'rate_piano', 'example_piano', 'draw_spectra', 'upsample', 'example_codec', 'Tab', 'groove_choices',
-           'missing', 'do_work', 'import_gradio', 'build_answer', 'show_answer', 'model_text', 'build_tab',
-           'page_style', 'make_app', 'launch', 'serve']
+           'LISTEN', 'ANY', 'MOST_PAGE_BARS', 'SLOW', 'FAST', 'MAP_LINE', 'MOST_MAP_LINES', 'TICKS', 'TABS', 'AT_ONCE',
+           'FAULT', 'CSS', 'LIGHT', 'KEPT', 'Answer', 'clock', 'check_given', 'check_recording', 'whole', 'sentence',
+           'opened', 'new_folder', 'save_sound', 'save_picture', 'draw_notes', 'drum_lines', 'draw_bars', 'over',
+           'transcribe_drums', 'load_song', 'example_drums', 'make_pattern', 'hear_performance', 'draw_rating',
+           'rating_table', 'rate_piano', 'example_piano', 'draw_spectra', 'upsample', 'example_codec', 'hear_map',
+           'draw_map', 'map_lines', 'map_song', 'example_song', 'Tab', 'groove_choices', 'map_choices', 'missing',
+           'do_work', 'import_gradio', 'build_answer', 'show_answer', 'model_text', 'build_tab', 'page_style',
+           'make_app', 'launch', 'serve']
 
 # %% ../nbs/96_app.ipynb #7b087da4
 import html, os, shutil, signal, tempfile, threading, traceback
@@ -19,6 +20,7 @@ from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+import numpy as np
 from .core import *
 
 # %% ../nbs/96_app.ipynb #fe52846b
@@ -86,7 +88,7 @@ def sentence(
 
 # %% ../nbs/96_app.ipynb #5225b523
 MODELS = dict(drums=('drums.transcribe', 'load_transcriber'), groove=('groove.generate', 'load_generator'),
-              piano=('piano.rate', 'load_rater'), codec=('codec.upsample', 'open_upsampler'))
+              piano=('piano.rate', 'load_rater'), codec=('codec.upsample', 'open_upsampler'), beatsaber=('beatsaber.automap', 'load_automapper'))
 
 @lru_cache(None)
 def opened(
@@ -306,6 +308,53 @@ def example_codec(folder:Path) -> Path: # .flac
     from audioml.codec.synth import synth_sound
     return save_sound(synth_sound('drums', 0, 4.).resample(16000), folder/'drums_16k.flac')
 
+# %% ../nbs/96_app.ipynb #feaa17d7
+MAP_LINE, MOST_MAP_LINES = 8., 8 # s of a line of a picture; lines in one
+TICKS = 77, 76                   # low and high wood block of General MIDI: left and right
+
+def hear_map(beatmap):
+    "A tick for each block of a map: an `AudioClip`."
+    from audioml.midi import make_notes, render
+    n = beatmap.notes
+    return render(make_notes(beatmap.seconds(n['beat']), np.array(TICKS)[n['color'] % 2], 100))
+
+def draw_map(
+    fig,    # matplotlib figure
+    beatmap # `Beatmap`
+):
+    "Blocks in lines of eight seconds, as many as fit a picture."
+    from audioml.beatsaber.beatmap import plot_notes
+    begin = float(beatmap.seconds(beatmap.notes['beat'][0]))
+    for i, ax in enumerate(fig.subplots(map_lines(beatmap), 1, squeeze=False)[:, 0]):
+        a, b = beatmap.beats(np.array([begin + i*MAP_LINE, begin + (i+1)*MAP_LINE])); plot_notes(beatmap, float(a), float(b), ax)
+        ax.set_xlabel(f'beat, from {clock(begin + i*MAP_LINE)} on', fontsize=8)
+
+def map_lines(beatmap) -> int: "Lines of a picture of a map."; return min(MOST_MAP_LINES, 1 + int(np.ptp(beatmap.seconds(beatmap.notes['beat'][[0, -1]]))//MAP_LINE))
+
+def map_song(
+    path,               # the recording
+    difficulties,       # names
+    density, bombs:str, walls:str, # see `MapConfig`
+    seed,
+    folder:Path,        # where files go
+    progress=None       # called with (done, of how much)
+) -> Answer:
+    "Map a song for Beat Saber. Raises `BadInput` for a file that cannot be used."
+    from audioml.beatsaber.automap import MapConfig
+    check_recording(path, LONGEST)
+    if not difficulties: raise BadInput('no difficulty is chosen', want='one at least')
+    cfg = MapConfig(tuple(difficulties), density=float(density), bombs=bombs, walls=walls, seed=whole(seed, 'seed', 0, MOST_SEED))
+    made = opened('beatsaber').map_file(path, cfg, progress=progress); level = made.level; hardest = level.difficulties[-1]
+    words = f'**{", ".join(f"{d.name} {len(d.beatmap.notes)} blocks" for d in level.difficulties)}** in {clock(made.song.seconds)}, at {level.bpm:.4g} beats a minute. Drawn and heard: {hardest.name}.'
+    song = over(hear_map(hardest.beatmap), load_song(path))
+    return Answer(words, made.save(folder/f'{Path(path).stem}.zip'), (save_sound(song, folder/'ticks.flac'),),
+                  save_picture(folder/'map.png', lambda fig: draw_map(fig, hardest.beatmap), .3 + 1.6*map_lines(hardest.beatmap)))
+
+def example_song(folder:Path) -> Path: # .flac
+    "Half a minute of an embedded song."
+    from audioml.beatsaber.synth import draw_song, render_song
+    return save_sound(render_song(draw_song(990_003, 'dance', 30.)), folder/'song.flac')
+
 # %% ../nbs/96_app.ipynb #2b050e16
 @dataclass(frozen=True)
 class Tab:
@@ -320,6 +369,7 @@ class Tab:
     choices:callable = lambda gr: [] # Gradio -> its components
     sounds:tuple = ()           # what each of the sounds is
     keeps:str = ''              # what the button for the file says
+    bundles:tuple = ()          # of its models; () is the one of its name
 
 def _seed(gr, says='another seed gives another pattern'): return gr.Number(0, label='Seed', info=says, precision=0, minimum=0, maximum=MOST_SEED)
 
@@ -327,6 +377,13 @@ def groove_choices(gr) -> list:
     "Style, length, tempo, seed."
     return [gr.Dropdown([ANY, *opened('groove').styles], value='funk', label='Style'), gr.Slider(1, MOST_PAGE_BARS, 4, step=1, label='Length, bars'),
             gr.Slider(SLOW, FAST, 100, step=1, label='Tempo, beats a minute'), _seed(gr)]
+
+def map_choices(gr) -> list:
+    "Difficulties, density, bombs, walls, seed."
+    from audioml.beatsaber.level import NAMES
+    from audioml.beatsaber.postprocess import DENSITIES
+    return [gr.CheckboxGroup(list(NAMES), value=['Normal', 'Expert'], label='Difficulties'), gr.Slider(.5, 2., 1., step=.1, label='Density', info='1 is usual'),
+            *(gr.Radio(list(DENSITIES), value='low', label=what) for what in ('Bombs', 'Walls')), _seed(gr, 'another seed gives another map')]
 
 TABS = dict(
     drums=Tab('Drums', 'A recording with drums goes in, their notes come out as MIDI.', 'drums.transcribe', 'Write down the drums', transcribe_drums, 'A recording', example_drums,
@@ -338,7 +395,8 @@ TABS = dict(
     codec=Tab('Codec', 'A recording of any rate goes in, passes through a neural codec, and comes out at 48 kHz. The model that ships is small: expect a rough copy.',
               'codec.upsample', 'Make it 48 kHz', upsample, 'A recording', example_codec,
               lambda gr: [_seed(gr, 'of the noise in hiss and breath')], ('Before', 'After'), 'Keep the FLAC file'),
-    beatsaber=Tab('Beat Saber', 'A song goes in, a map to play comes out.', 'beatsaber.automap'))
+    beatsaber=Tab('Beat Saber', 'A song goes in, a package for the game comes out: blocks and lights for each difficulty.', 'beatsaber.automap', 'Map the song', map_song, 'A recording', example_song,
+                  map_choices, ('The song, with a tick for each block',), 'Keep the map (zip)', ('beatsaber-onsets', 'beatsaber-notes', 'beatsaber-lights')))
 
 # %% ../nbs/96_app.ipynb #8e5c7444
 def missing(
@@ -349,7 +407,8 @@ def missing(
     if tab.work is None: return 'This version of audioml cannot do that yet.'
     if find_spec(f'audioml.{tab.module}') is None: return f'This cannot be done here: `audioml.{tab.module}` is missing.'
     from audioml.inference.bundle import read_bundle, shipped_bundle
-    try: read_bundle(shipped_bundle(name), name)
+    try:
+        for bundle in tab.bundles or (name,): read_bundle(shipped_bundle(bundle), bundle)
     except BadInput as e: return f'The model cannot be used. {sentence(e)}'
     return ''
 
@@ -399,9 +458,9 @@ def show_answer(
 
 # %% ../nbs/96_app.ipynb #f66225c7
 def model_text(
-    name:str # of a system
+    name:str # of a bundle
 ) -> str:    # Markdown
-    "The card of the model that ships."
+    "The card of a model that ships."
     from audioml.inference.bundle import shipped_bundle
     return (shipped_bundle(name)/'README.md').read_text(encoding='utf8')
 
@@ -417,7 +476,7 @@ def build_tab(gr, name:str, tab:Tab):
         go = gr.Button(tab.button, variant='primary')
         tries = gr.Button('Try an example') if tab.example else None
     shown = build_answer(gr, tab)
-    with gr.Accordion('About this model', open=False): gr.Markdown(model_text(name))
+    with gr.Accordion('About this model', open=False): gr.Markdown('\n\n'.join(map(model_text, tab.bundles or (name,))))
     def work(progress=gr.Progress(), *values):
         try: answer = do_work(tab, values, lambda done, total: progress((done, total), desc=tab.button))
         except Exception: traceback.print_exc(); answer = FAULT

@@ -1,7 +1,7 @@
 "From a song to a package as users meet it: the same bytes for the same seed, a map that loads and plays, bad songs in one line, one part anew, the run; and what a grammar with a plan promises whatever the model says."
-import hashlib, json, shutil, struct, subprocess, sys, zipfile
+import json, shutil, struct, subprocess, sys, zipfile
 from pathlib import Path
-import numpy as np, pytest, soundfile as sf, torch
+import numpy as np, pytest, soundfile as sf
 from hypothesis import HealthCheck, given, settings, strategies as st
 from audioml.beatsaber.automap import GRIDS, STAGES
 from audioml.beatsaber.beatmap import Beatmap
