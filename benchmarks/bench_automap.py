@@ -4,7 +4,7 @@ Three things, each with the models that ship and in this order:
 `song_s` is what `audioml beatsaber automap` takes for three minutes of music (an embedded song) at one difficulty: from the start of
 the process to the zip. `listen_s` to `package_s` are its parts, once more in this process, where nothing has to be imported.
 `cached_over_uncached` is how many times quicker a search with eight beams for the four fullest bars is when the decoder keeps what it has read
-(`beam_search`) than when it reads everything again for each token (`use_cache=False`): the same window, memory and `MapGrammar`, `same` output.
+(`beam_search`) than when it reads everything again for each token (`use_cache=False`): the same window, two bars of context, memory and `MapGrammar`, `same` output.
 `ear_grows` is the time of the state-space ear for 12 minutes of features over that for 3, 4 when it is linear in the length; whole songs in
 one window, so that nothing but the ear decides. `attention_grows` is the same for the ear with attention, whose blocks look at their
 neighbours alone; `full_attention_grows` for one layer of PyTorch's own transformer of the same width, which looks at everything.
@@ -18,15 +18,14 @@ os.environ['OMP_NUM_THREADS'] = str(THREADS)
 import numpy as np, soundfile as sf, torch
 from audioml.audio import AudioClip
 from audioml.core import derive_seed
-from audioml.beatsaber.automap import SHARES, STAGES, MapConfig, bells, load_automapper, place_onsets, listen
-from audioml.beatsaber.data import condition_row, slot_memory, slot_peaks, slot_places, slot_sound, SlotConfig
-from audioml.beatsaber.decode import MapGrammar, Plan
+from audioml.beatsaber.automap import SHARES, STAGES, MapConfig, Writer, bells, listen, load_automapper, place_onsets, write_blocks
+from audioml.beatsaber.data import condition_row
+from audioml.beatsaber.decode import MapGrammar, Plan, WritingConfig, hands_at
 from audioml.beatsaber.model import OnsetModel, onset_model_config
 from audioml.beatsaber.structure import FPS
 from audioml.beatsaber.synth import draw_song, render_song
 from audioml.inference.bundle import shipped_bundle
 from audioml.inference.decode import beam_search
-from audioml.tokenizers import BOS
 
 MINUTES = 3, 12
 TARGETS = dict(song_s=45., cached_over_uncached=10., ear_grows=5.) # seconds and growth at most; the ratio at least
@@ -56,17 +55,16 @@ def parts(mapper, clip, path):
 
 
 def fullest(mapper, clip):
-    "What `beam_search` is given for the window of a song that has the most onsets."
-    model = mapper.notes; cfg = model.cfg; tokenizer = cfg.tokenizer_class(cfg.tokenizer); slots, per = SlotConfig(cfg.per_beat, cfg.past), cfg.tokenizer.beats_per_bar
-    song = listen(mapper.onsets, clip, ('ExpertPlus',)); beats, sure = place_onsets(song)['ExpertPlus']; step = per*cfg.n_bars
-    first = per*np.floor(beats/per); start = first[np.argmax(np.searchsorted(beats, first + step) - np.searchsorted(beats, first))]
-    due = beats[(beats >= start) & (beats < start + step)]; seconds = song.timing.seconds(due)
-    sound, inside = slot_sound(song.features, song.timing, start, slots)
-    memory = slot_memory(sound, slot_peaks(bells(song, beats, sure), song.timing, start, slots), np.zeros((slots.n, 0), np.float32), slot_places(slots))
-    given = model.given(*(torch.as_tensor(np.asarray(x))[None] for x in (condition_row('ExpertPlus'), memory, inside)), guided=True)
-    plan = Plan(tuple(np.round((due - start)*cfg.tokenizer.ticks).astype(int).tolist()), tuple(seconds.tolist()), cfg.n_bars)
-    prompt = np.r_[BOS, np.full(cfg.n_past, tokenizer.vocab.spans['bar'].start)].astype(np.int64)
-    return model.decoder, prompt, MapGrammar(tokenizer, [plan]), given
+    "What `beam_search` is given for the four bars of a song that have the most onsets, after the bars before them."
+    song = listen(mapper.onsets, clip, ('ExpertPlus',)); onsets = place_onsets(song); beats, sure = onsets['ExpertPlus']
+    beatmap = write_blocks(mapper.notes, song, onsets, MapConfig(('ExpertPlus',)))['ExpertPlus']
+    w = Writer(mapper.notes, song, WritingConfig()); t = w.tokenizer.cfg
+    starts = w.per*np.arange(w.n_past, beats[-1]//w.per + 1); start = starts[np.argmax(np.searchsorted(beats, starts + w.step) - np.searchsorted(beats, starts))]
+    due = beats[(beats >= start) & (beats < start + w.step)]
+    memory, inside = w.memory(start, bells(song, beats, sure), np.zeros((w.slots.n, 0), np.float32))
+    given = mapper.notes.given(*(torch.as_tensor(np.asarray(x))[None] for x in (condition_row('ExpertPlus'), memory, inside)), guided=True)
+    plan = Plan(tuple(np.round((due - start)*t.ticks).astype(int).tolist()), tuple(song.timing.seconds(due).tolist()), w.n_bars, hands_at(beatmap, start))
+    return mapper.notes.decoder, w.prompt(beatmap, start), MapGrammar(w.tokenizer, [plan]), given
 
 
 def search(decoder, prompt, grammar, given, use_cache):
@@ -102,7 +100,7 @@ def main():
     quick, ours = clock(lambda: search(*window, True)); slow, theirs = clock(lambda: search(*window, False), 1)
     same = [ids.tolist() for ids, _ in ours] == [ids.tolist() for ids, _ in theirs] and np.allclose([p for _, p in ours], [p for _, p in theirs], atol=1e-3)
     found, channels = ears(); times = {k: growth(f, channels, 1 if k == 'full_attention' else ROUNDS) for k, f in found.items()}
-    figures = dict(song_s=song_s, song_length_s=clip.duration, **{f'{k}_s': v for k, v in took.items()}, tokens=len(ours[0][0]), cached_s=quick, uncached_s=slow, cached_over_uncached=slow/quick,
+    figures = dict(song_s=song_s, song_length_s=clip.duration, **{f'{k}_s': v for k, v in took.items()}, context_tokens=len(window[1]), tokens=len(ours[0][0]), cached_s=quick, uncached_s=slow, cached_over_uncached=slow/quick,
                    **{f'{k}_{m}_minutes_s': t for k, pair in times.items() for m, t in zip(MINUTES, pair)}, **{f'{k}_grows': b/a for k, (a, b) in times.items()})
     print(json.dumps(dict(name='automap') | {k: float(f'{v:.4g}') for k, v in figures.items()} | dict(same=bool(same), targets=TARGETS)))
     return int(not same or figures['song_s'] > TARGETS['song_s'] or figures['cached_over_uncached'] < TARGETS['cached_over_uncached'] or figures['ear_grows'] > TARGETS['ear_grows'])
