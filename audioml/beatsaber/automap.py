@@ -123,13 +123,13 @@ def place_onsets(
     shape:Density=Density()
 ) -> dict:                 # difficulty -> (beats, how sure each is), the hardest first
     "Choose the onsets of each difficulty, harder ones first. Raises `BadInput` for a density that is none."
-    out, most = {}, np.inf
+    out, most, apart = {}, np.inf, 1e-3 + max(SWING_SECONDS, SWING_BEATS*60/song.fit.bpm) # nearer ones are one swing to a hand
     for name in sorted(song.onsets, key=NAMES.index, reverse=True):
         lines = grid_lines(song.timing, song.seconds, name); at = song.timing.seconds(lines)
         strength = line_strength(lines, song.timing, song.onsets[name], song.features[:, MAP_MEL.n_mels])
         wanted = shape.wanted(song.phrases, name, density)/NOTES_AN_ONSET
         wanted = wanted*min(1., EASIER*most/max((wanted*(song.phrases['end'] - song.phrases['start'])).sum(), 1e-9))
-        taken = choose_onsets(at, strength, song.phrases, wanted, LEAST_GAPS[name])
+        taken = choose_onsets(at, strength, song.phrases, wanted, max(LEAST_GAPS[name], apart))
         out[name] = lines[taken], strength[taken]; most = taken.sum()
     return out
 
