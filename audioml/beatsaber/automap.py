@@ -35,7 +35,7 @@ from .tokenizer import *
 from ..inference.bundle import *
 from ..tokenizers import *
 
-# %% ../../nbs/94_beatsaber.automap.ipynb #ac98f98b
+# %% ../../nbs/94_beatsaber.automap.ipynb #8da675b1
 LEAST_SECONDS = 10. # of a song; the first and the last seconds stay free, and a tempo takes some bars
 SILENCE = 1e-4      # peak, -80 dB: below that there is nothing to map
 
@@ -46,6 +46,7 @@ def check_song(clip:AudioClip) -> AudioClip:
     if float(clip.samples.abs().max()) < SILENCE: raise BadInput('is silent', where='the song', want='music')
     return clip
 
+# %% ../../nbs/94_beatsaber.automap.ipynb #182639cd
 @dataclass(frozen=True, eq=False, repr=False)
 class HeardSong:
     "A song as the models heard it."
@@ -62,6 +63,7 @@ class HeardSong:
     def __repr__(self): return f'{self.seconds:.0f} s, {len(self.sections)} sections ({"".join(self.sections.label)}), {self.fit}'
     def empty(self) -> Beatmap: "A map of it with nothing in it."; return Beatmap(bpm=self.fit.bpm, tempos=self.fit.tempos)
 
+# %% ../../nbs/94_beatsaber.automap.ipynb #1c4ba1c4
 def listen(
     model:OnsetModel,
     clip:AudioClip,
@@ -335,7 +337,24 @@ class Automapper:
     def __init__(self, onsets:OnsetModel, notes:NoteModel, lights:LightModel, draft:NoteModel=None): # draft: writes ahead for notes, see `write_rows`
         self.onsets, self.notes, self.lights, self.draft = onsets.eval(), notes.eval(), lights.eval(), draft
 
-# %% ../../nbs/94_beatsaber.automap.ipynb #d6cc2e85
+# %% ../../nbs/94_beatsaber.automap.ipynb #5073b1b4
+def _painted(beatmap, clip, palette):
+    if not palette: return beatmap
+    times, energy = song_energy(clip)
+    return colour_lights(beatmap, energy, times, palette)
+
+def as_level(
+    song:HeardSong,
+    maps:dict,       # difficulty -> `Beatmap`
+    title:str, artist:str='', palette:str=''
+) -> Level:
+    "The level of some maps, with speeds that suit their difficulties."
+    bpm, loudest = song.fit.bpm, int((song.phrases['energy'] + song.phrases['loudness']).to_numpy().argmax())
+    def difficulty(n, m): return Difficulty(n, m, njs=skill(n).njs, offset=jump_offset(bpm, skill(n).njs, skill(n).reaction), suggestions=('Chroma',) if palette else ())
+    return Level(title, artist=artist, mapper=MAPPER, bpm=bpm, difficulties=tuple(difficulty(n, m) for n, m in maps.items()),
+                 preview_start=float(min(song.phrases['start'][loudest], max(0., song.seconds - 10))))
+
+# %% ../../nbs/94_beatsaber.automap.ipynb #8e3368d8
 SHARES = dict(listen=.15, blocks=.55, lights=.2, mend=.1) # of the time that the parts take
 
 def _reporter(progress, part):
@@ -344,6 +363,7 @@ def _reporter(progress, part):
     names = list(SHARES); before = sum(SHARES[n] for n in names[:names.index(part)])
     return lambda done, n: progress(round(100*(before + SHARES[part]*done/max(n, 1))), 100)
 
+# %% ../../nbs/94_beatsaber.automap.ipynb #63deccf3
 @patch
 def map(self:Automapper,
     clip:AudioClip,              # the song
@@ -365,22 +385,6 @@ def map(self:Automapper,
         done[n] = _painted(m.replace(events=show[0], boosts=show[1]), clip, cfg.palette)
         if mend: mend(i + 1, len(raw))
     return Automap(as_level(song, done, title, artist, cfg.palette), song, raw, changes, clip)
-
-def _painted(beatmap, clip, palette):
-    if not palette: return beatmap
-    times, energy = song_energy(clip)
-    return colour_lights(beatmap, energy, times, palette)
-
-def as_level(
-    song:HeardSong,
-    maps:dict,       # difficulty -> `Beatmap`
-    title:str, artist:str='', palette:str=''
-) -> Level:
-    "The level of some maps, with speeds that suit their difficulties."
-    bpm, loudest = song.fit.bpm, int((song.phrases['energy'] + song.phrases['loudness']).to_numpy().argmax())
-    def difficulty(n, m): return Difficulty(n, m, njs=skill(n).njs, offset=jump_offset(bpm, skill(n).njs, skill(n).reaction), suggestions=('Chroma',) if palette else ())
-    return Level(title, artist=artist, mapper=MAPPER, bpm=bpm, difficulties=tuple(difficulty(n, m) for n, m in maps.items()),
-                 preview_start=float(min(song.phrases['start'][loudest], max(0., song.seconds - 10))))
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #9942fa27
 def song_names(path) -> tuple: # artist, title
