@@ -24,7 +24,7 @@ NAMES = ('Hard', 'Expert', 'ExpertPlus') # enough swings a bar that wrists matte
 
 def options():
     p = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    for name, default, what in (('songs', 36, 'embedded songs, a third of them for the test'), ('seconds', 40., 'length of a song'), ('epochs', 4, 'passes over the training songs'), ('flow', .2, 'weight of the loss'),
+    for name, default, what in (('songs', 36, 'embedded songs, a third of them for the test'), ('seconds', 40., 'length of a song'), ('epochs', 5, 'passes over the training songs'), ('flow', 1., 'weight of the loss'),
                                 ('seeds', 3, 'trainings with and without'), ('prompts', 60, 'questions of four bars'), ('lr', 4e-3, 'peak of the learning rate')):
         p.add_argument(f'--{name}', type=type(default), default=default, help=f'{what} ({default})')
     p.add_argument('--store', help='keep the songs in this folder')
