@@ -122,7 +122,7 @@ def stop(p, trace, how):
     "End a sweep as a terminal does, or with a kill, and wait until none of its processes is left."
     os.killpg(p.pid, how) if how == signal.SIGINT else p.send_signal(how)
     out = p.communicate(timeout=60)
-    wait_until(lambda: not mine(trace), f'{mine(trace)} outlive their sweep', 60)
+    wait_until(lambda: not mine(trace), 'a process outlives its sweep')
     return p.returncode, *out
 
 def test_stopped_and_resumed_without_ray(toy, trace, here):
