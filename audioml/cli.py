@@ -474,6 +474,7 @@ def check_command(
 # %% ../nbs/95_cli.ipynb #3aa5e307
 _Difficulties = Annotated[list[str]|None, typer.Option('--difficulty', '-d', help='Easy, Normal, Hard, Expert or ExpertPlus; may be repeated; default: all')]
 _Density = Annotated[float, typer.Option(min=.1, max=10, help='times as many blocks as usual, within what a difficulty allows')]
+_Draw = lambda help: Annotated[float|None, _option(help)]
 _Amount = lambda what: Annotated[str, _option(f'{what}: none, low, medium or high')]
 _Stage = lambda what: Annotated[Path|None, _option(f'trained model of {what}, as training runs leave it in model/; default: the one that ships')]
 
@@ -509,7 +510,8 @@ def automap_command(
     lights:Annotated[bool, typer.Option(help='a light show')]=True, palette:Annotated[str, _option('colours of the lights for the Chroma mod, such as ember')]='',
     themes:Annotated[bool, typer.Option(help='blocks come again where the music does')]=True,
     seed:Annotated[int, _option('another seed gives another map')]=0, beams:Annotated[int|None, _option('search with so many beams instead of drawing')]=None,
-    temperature:_Temperature=None, top_p:_TopP=None, guidance:_Guidance=None,
+    temperature:_Draw('below 1 safer, above 1 wilder, 0 the likeliest; default: .9')=None, top_p:_Draw('draw from the likeliest tokens with this probability; default: .95')=None,
+    guidance:_Draw('above 1: more as difficulty and genre would have it; default: 1.5')=None,
     title:Annotated[str, _option('of the song; default: from the name of the file')]='', artist:Annotated[str, _option('of the song; default: from the name of the file')]='',
     onsets:_Stage('onsets')=None, notes:_Stage('blocks')=None, lights_model:_Stage('lights')=None, device:_Device=None, overwrite:_Overwrite=False,
 ):
@@ -531,7 +533,7 @@ def remap_command(
     end:Annotated[str, _option('where it ends', '--to')],
     difficulty:_Difficulties=None, genre:Annotated[str, _option('kind of music; default: not told')]='', density:_Density=1., bombs:_Amount('bombs')='low', walls:_Amount('walls')='low',
     seed:Annotated[int, _option('another seed gives another part')]=0, beams:Annotated[int|None, _option('search with so many beams instead of drawing')]=None,
-    temperature:_Temperature=None, top_p:_TopP=None, guidance:_Guidance=None,
+    temperature:_Draw('see `automap`')=None, top_p:_Draw('see `automap`')=None, guidance:_Draw('see `automap`')=None,
     onsets:_Stage('onsets')=None, notes:_Stage('blocks')=None, device:_Device=None, overwrite:_Overwrite=False,
 ):
     "Write a part of a map anew; everything else stays as it is."

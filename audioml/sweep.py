@@ -16,7 +16,7 @@ import numpy as np, pandas as pd
 from fastcore.xml import *
 from matplotlib import rc_context
 from matplotlib.figure import Figure as Drawing
-from .cluster import _ray, cluster
+from .cluster import cluster, import_ray
 from .core import *
 from .notebooks import parse_parameters, run_parameters, start_run
 
@@ -210,7 +210,7 @@ def run_sweep(
     known, out = run_parameters(notebook), Path(out)
     state = open_sweep(out, plan)
     todo = [name for name in plan['runs'] if not is_finished(out/name, plan['fixed'] | plan['runs'][name])]
-    if workers and todo: _ray() # or say that it is missing, before anything is written
+    if workers and todo: import_ray() # or say that it is missing, before anything is written
     with locked(out):
         write_json(out/'sweep.json', state)
         if kept := len(plan['runs'])-len(todo): say(f'{kept} of {len(plan["runs"])} runs are finished already and kept')

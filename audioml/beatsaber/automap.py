@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LEAST_SECONDS', 'SILENCE', 'GRIDS', 'EDGES', 'FAINTEST', 'FAR', 'GUESS', 'NOTES_AN_ONSET', 'EASIER', 'LIKE', 'LANES',
-           'EVENTS_A_SECOND', 'MAPPER', 'SHARES', 'STAGES', 'TRIES', 'check_song', 'HeardSong', 'listen', 'grid_lines',
-           'line_strength', 'place_onsets', 'MapConfig', 'Writer', 'bells', 'bar_likeness', 'earlier', 'find_theme',
-           'write_blocks', 'write_lights', 'Automap', 'Automapper', 'as_level', 'song_names', 'load_song',
-           'load_automapper', 'map_figures', 'automap_table']
+           'EVENTS_A_SECOND', 'MAPPER', 'SHARES', 'STAGES', 'TRIES', 'check_length', 'check_song', 'HeardSong',
+           'listen', 'grid_lines', 'line_strength', 'place_onsets', 'MapConfig', 'Writer', 'bells', 'bar_likeness',
+           'earlier', 'find_theme', 'write_blocks', 'write_lights', 'Automap', 'Automapper', 'as_level', 'song_names',
+           'load_song', 'load_automapper', 'map_figures', 'automap_table']
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #c83006b0
 import tempfile
@@ -32,6 +32,7 @@ from .structure import *
 from .synth import jump_offset, skill
 from .tempo import *
 from .tokenizer import *
+from .validate import REST_AFTER, REST_BEFORE
 from ..inference.bundle import *
 from ..tokenizers import *
 
@@ -39,10 +40,13 @@ from ..tokenizers import *
 LEAST_SECONDS = 10. # of a song; the first and the last seconds stay free, and a tempo takes some bars
 SILENCE = 1e-4      # peak, -80 dB: below that there is nothing to map
 
+def check_length(seconds:float):
+    "Raise `BadInput` unless a song of this length can be mapped."
+    if not LEAST_SECONDS <= seconds <= MAX_SECONDS: raise BadInput(f'lasts {seconds:.0f} s', where='the song', want=f'{LEAST_SECONDS:g} to {MAX_SECONDS:g} s')
+
 def check_song(clip:AudioClip) -> AudioClip:
     "The clip. Raises `BadInput` when it is too short, too long or silent."
-    if not LEAST_SECONDS <= clip.duration <= MAX_SECONDS:
-        raise BadInput(f'lasts {clip.duration:.0f} s', where='the song', want=f'{LEAST_SECONDS:g} to {MAX_SECONDS:g} s')
+    check_length(clip.duration)
     if float(clip.samples.abs().max()) < SILENCE: raise BadInput('is silent', where='the song', want='music')
     return clip
 
@@ -84,7 +88,7 @@ def listen(
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #2cca2dfc
 GRIDS = dict(Easy=(2,), Normal=(2,), Hard=(4,), Expert=(4, 3), ExpertPlus=(4, 6)) # parts of a beat on which a difficulty has its onsets
-EDGES = 1.5, 2.     # s of the song that stay free before the first and after the last object (the map service's advice)
+EDGES = REST_BEFORE, REST_AFTER # s of the song that stay free before the first and after the last object
 FAINTEST = .02      # of a peak of the ear that counts
 FAR = .07           # s from a peak to the line it goes to, at most
 GUESS = .002        # of a line that no peak goes to, on a beat and in full loudness
@@ -170,7 +174,7 @@ class Writer:
         c = model.cfg
         self.model, self.song, self.cfg, self.draft, self.tokenizer = model, song, cfg, draft, c.tokenizer_class(c.tokenizer)
         self.slots = SlotConfig(c.per_beat, c.past); self.places = slot_places(self.slots)
-        self.per, self.n_bars, self.n_past, self.bar = c.tokenizer.beats_per_bar, c.n_bars, c.n_past, self.tokenizer.vocab.spans['bar'].start
+        self.per, self.n_bars, self.n_past = c.tokenizer.beats_per_bar, c.n_bars, c.n_past
 
     @property
     def step(self) -> int: "Beats of a window."; return self.per*self.n_bars
@@ -179,12 +183,7 @@ class Writer:
         "(n_slots, d) and (n_slots,): what the model looks at for bars from `beat` on."
         sound, inside = slot_sound(self.song.features, self.song.timing, beat, self.slots)
         return slot_memory(sound, slot_peaks(heard, self.song.timing, beat, self.slots), more, self.places), inside
-    def prompt(self, beatmap, beat) -> np.ndarray:
-        "`BOS` and the bars before `beat`; empty ones where there are none."
-        first = max(0., beat - self.n_past*self.per)
-        known = self.tokenizer.encode(beatmap, first, beat) if beat > first else np.zeros(0, np.int64)
-        missing = self.n_past - int(round((beat - first)/self.per))
-        return np.r_[BOS, np.full(missing, self.bar), known].astype(np.int64)
+    def prompt(self, beatmap, beat) -> np.ndarray: "See `bars_before`."; return bars_before(self.tokenizer, beatmap, beat, self.n_past)
 
 def bells(song:HeardSong, beats, sure) -> np.ndarray:
     "Chosen onsets as a note model knows them from its training, (n_frames,)."
@@ -222,10 +221,11 @@ def find_theme(
     w:'Writer',
     beatmap:Beatmap,  # as far as it is written
     beat:float,       # of the window
-    bars:list         # of `earlier`
+    bars:list,        # of `earlier`
+    now:tuple         # hands at that beat
 ) -> dict:            # tick -> ((note, direction), ...), see `Plan`
     "What to do again in a window; {} when nothing was there before."
-    now, best, found = hands_at(beatmap, beat), -1, {}
+    best, found = -1, {}
     for bar in bars:
         start, n = bar*w.per, beatmap.notes; then = hands_at(beatmap, start)
         part = n[(n['beat'] >= start - 1e-6) & (n['beat'] < start + w.step - 1e-6)].copy(); part['beat'] -= start
@@ -261,9 +261,8 @@ def write_blocks(
     return maps
 
 def _plan(w, name, beat, due, beatmap, bars):
-    seconds = w.song.timing.seconds(due)
-    return Plan(tuple(np.round((due - beat)*w.tokenizer.cfg.ticks).astype(int).tolist()), tuple(seconds.tolist()), w.n_bars, hands_at(beatmap, beat), skill(name).hand_gap,
-                find_theme(w, beatmap, beat, bars))
+    hands = hands_at(beatmap, beat)
+    return plan_bars(w.tokenizer.cfg, w.song.timing, due, beat, w.n_bars, hands=hands, hand_gap=skill(name).hand_gap, theme=find_theme(w, beatmap, beat, bars, hands))
 
 def _write_window(w, names, beat, due, heard, maps, bars, cfg):
     "The maps of `names` with the bars from `beat` on."
@@ -338,11 +337,6 @@ class Automapper:
         self.onsets, self.notes, self.lights, self.draft = onsets.eval(), notes.eval(), lights.eval(), draft
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #5073b1b4
-def _painted(beatmap, clip, palette):
-    if not palette: return beatmap
-    times, energy = song_energy(clip)
-    return colour_lights(beatmap, energy, times, palette)
-
 def as_level(
     song:HeardSong,
     maps:dict,       # difficulty -> `Beatmap`
@@ -377,12 +371,13 @@ def map(self:Automapper,
     song = listen(self.onsets, clip, cfg.difficulties, cfg.genre, progress=report('listen'))
     raw = write_blocks(self.notes, song, place_onsets(song, cfg.density), cfg, progress=report('blocks'), draft=self.draft)
     raw = {n: raw[n] for n in NAMES if n in raw}
-    hardest = list(raw.values())[-1]; mend = report('mend')
-    show = write_lights(self.lights, song, hardest, cfg, report('lights')) if cfg.lights else (hardest.events, hardest.boosts)
+    lit, mend = list(raw.values())[-1], report('mend') # the hardest map
+    if cfg.lights: lit = lit.replace(**dict(zip(('events', 'boosts'), write_lights(self.lights, song, lit, cfg, report('lights')))))
+    if cfg.palette: lit = colour_lights(lit, *song_energy(clip)[::-1], cfg.palette)
     done, changes = {}, {}
     for i, (n, m) in enumerate(raw.items()):
         m, changes[n] = polish(m, n, cfg.seed, cfg.bombs, cfg.walls)
-        done[n] = _painted(m.replace(events=show[0], boosts=show[1]), clip, cfg.palette)
+        done[n] = m.replace(events=lit.events, boosts=lit.boosts)
         if mend: mend(i + 1, len(raw))
     return Automap(as_level(song, done, title, artist, cfg.palette), song, raw, changes, clip)
 
@@ -395,9 +390,7 @@ def song_names(path) -> tuple: # artist, title
 def load_song(path) -> AudioClip:
     "A recording to be mapped. Raises `BadInput` for one that cannot be read, or is too long or too short or silent."
     frames, rate = audio_frames(path)
-    try:
-        if frames > MAX_SECONDS*rate: raise BadInput(f'lasts {frames/rate:.0f} s', want=f'{LEAST_SECONDS:g} to {MAX_SECONDS:g} s')
-        return check_song(AudioClip.load(path))
+    try: check_length(frames/rate); return check_song(AudioClip.load(path))
     except BadInput as e: raise BadInput(e.what, where=path, want=e.want) from None
 
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['THRESHOLDS', 'InputsForLoss', 'onset_learner', 'onset_recipe', 'hear_songs', 'score_onsets', 'onset_table',
-           'fit_thresholds', 'without_padding', 'token_learner', 'token_recipe', 'token_bits', 'start_from']
+           'fit_thresholds', 'without_padding', 'token_learner', 'fit_bigram', 'token_bits', 'start_from']
 
 # %% ../../nbs/93c_beatsaber.learner.ipynb #fc72509a
 import math
@@ -152,30 +152,27 @@ def token_learner(
     dls = make_dls(train, valid, bs, seed, num_workers, order=weighted_order(train.weights), collate=without_padding, device=device)
     return make_learner(dls, make(model), loss, metrics=[BitsPerToken()], cbs=[InputsForLoss(lambda x: x[:1])])
 
-def token_recipe(
-    epochs:int=10,
-    lr:float=2e-3,
-    **changes # of any other field of `TrainConfig`
-) -> TrainConfig:
-    "The recipe of block and light models: OneCycle with a rise over a tenth of the run, clipping at 1. The last weights stay."
-    return TrainConfig(epochs=epochs, lr=lr, **dict(pct_start=.1, weight_decay=.01, clip=1., metric='bits_per_token', maximize=False) | changes)
-
 # %% ../../nbs/93c_beatsaber.learner.ipynb #9da0e5ea
 def _read(bigram, ids, labels):
     "Bits of each label (n,) that is none of IGNORE, after the token that was read."
     ok = labels != IGNORE; sequence = np.append(ids, PAD); sequence[1:][ok] = labels[ok]
     return bigram.bits(sequence)[1:][ok]
 
+def fit_bigram(
+    train:BarWindows # whose maps are counted
+) -> KneserNey:
+    "How often each token follows each other one in whole maps."
+    return KneserNey(2, len(train.tokenizer.vocab)).fit([np.r_[train.part(*k).tokens, EOS] for k in train.maps])
+
 @torch.no_grad()
 def token_bits(
     model:NoteModel,       # or `LightModel`
     windows:BarWindows,    # that are judged, of a split that was not trained on
-    train:BarWindows,      # whose maps the bigram counts
+    bigram:KneserNey,      # of `fit_bigram`
     bs:int=16              # windows a call
 ) -> pd.DataFrame:         # index: family of the token, and 'all'; n, model and bigram in bits a token
     "What the tokens of windows cost, by a model and by a bigram."
     vocab, device, rows, was = windows.tokenizer.vocab, next(model.parameters()).device, [], model.training
-    bigram = KneserNey(2, len(vocab)).fit([np.r_[train.part(*k).tokens, EOS] for k in train.maps])
     model.eval()
     for i in range(0, len(windows), bs):
         x, y = without_padding([windows[0, j] for j in range(i, min(i+bs, len(windows)))])

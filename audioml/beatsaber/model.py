@@ -15,7 +15,7 @@ import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from ..core import *
-from .data import ONSET_WINDOW, PULSE
+from .data import CONDITIONS, N_FEATURES, ONSET_WINDOW, PULSE, SlotConfig
 from .structure import FPS, MAP_MEL, STRUCTURE
 from .tokenizer import *
 
@@ -36,7 +36,7 @@ class OnsetConfig(Config):
     n_structure:int = len(STRUCTURE) + 2*len(PULSE) # channels behind the bands: structure and pulse
     dilations:tuple[int, ...] = (1, 2, 4, 8, 16, 32) # frames between the taps of the convolutions
     n_blocks:int = 2                  # transformer blocks on top
-    conditions:tuple[int, ...] = (6, 12) # values of difficulty and genre; 0 is unknown
+    conditions:tuple[int, ...] = tuple(CONDITIONS.values())[:2] # values of difficulty and genre; 0 is unknown
     onset_prior:float = .05           # share of frames with an onset: where the head's bias starts
 
     def check(self):
@@ -182,7 +182,7 @@ class NoteConfig(Config):
     "Shape of a `NoteModel`. Raises `BadInput` when decoder and tokenizer do not go together."
     tokenizer:MapTokenizerConfig = MapTokenizerConfig()
     decoder:DecoderConfig = DecoderConfig(vocab_size=663, dim=128, n_layers=4, n_heads=4, n_kv_heads=2, cross_dim=64)
-    n_inputs:int = 99     # channels of a slot: 86 of sound and structure, onsets, 12 of place
+    n_inputs:int = N_FEATURES + 1 + 2*len(SlotConfig.periods) # channels of a slot, 99: of sound and structure, onsets, place
     n_mels:int = MAP_MEL.n_mels # of them bands, the first ones
     per_beat:int = 12     # slots of a beat
     past:int = 64         # slots before the first bar of the window
@@ -192,7 +192,7 @@ class NoteConfig(Config):
     n_blocks:int = 1      # transformer blocks over the slots
     n_heads:int = 4       # of these
     block:int = 48        # slots in a block of attention: a bar
-    conditions:tuple[int, ...] = (6, 12, 24, 24) # values of difficulty, genre, density and tempo; 0 is unknown
+    conditions:tuple[int, ...] = tuple(CONDITIONS.values()) # values of difficulty, genre, density and tempo; 0 is unknown
     tokenizer_class = MapTokenizer
 
     def check(self):
@@ -211,7 +211,7 @@ class LightConfig(NoteConfig):
     "Shape of a `LightModel`. Raises `BadInput` as `NoteConfig` does."
     tokenizer:LightTokenizerConfig = LightTokenizerConfig()
     decoder:DecoderConfig = DecoderConfig(vocab_size=341, dim=128, n_layers=4, n_heads=4, n_kv_heads=2, cross_dim=64)
-    n_inputs:int = 101 # cuts of the left and of the right hand, too
+    n_inputs:int = NoteConfig.n_inputs + 2 # cuts of the left and of the right hand, too
     tokenizer_class = LightTokenizer
 
 NOTE_PRESETS = dict( # `large` has the eight layers of 512 of the published design

@@ -41,13 +41,6 @@ def _history(beatmap, start):
     return Beatmap(part(beatmap.notes), part(beatmap.bombs), bpm=beatmap.bpm, tempos=beatmap.tempos)
 
 # %% ../../nbs/94b_beatsaber.preference.ipynb #ff4cee04
-def _plan_of(windows, part, name, start, before):
-    "The onsets that a map has in the bars from `start` on, as a `Plan`."
-    t, n_bars = windows.tokenizer.cfg, windows.cfg.n_bars
-    ticks = np.unique(np.round((part.beats - start)*t.ticks).astype(int)//t.fine_steps*t.fine_steps)
-    ticks = ticks[(ticks >= 0) & (ticks < n_bars*t.bar_ticks)]
-    return Plan(tuple(ticks.tolist()), tuple(part.timing.seconds(start + ticks/t.ticks).tolist()), n_bars, hands_at(before, start), skill(name).hand_gap)
-
 def prompt_at(
     windows:NoteWindows,  # of which a song is asked about
     song:str, name:str,   # its id, and the difficulty
@@ -55,13 +48,11 @@ def prompt_at(
     beatmap:Beatmap=None  # what stands before them; the map of the store when None
 ) -> Prompt:
     "The question what comes in some bars of a song. Raises `BadInput` for a map that is not there."
-    tokenizer, cfg = windows.tokenizer, windows.cfg; per = tokenizer.cfg.beats_per_bar
-    m = windows.store.beatmap(song, name) if beatmap is None else beatmap
-    start, first = float(bar*per), max(bar - cfg.n_past, 0)
-    known = tokenizer.encode(m, float(first*per), start) if bar else np.zeros(0, np.int64)
-    ids = np.r_[BOS, np.full(cfg.n_past - bar + first, tokenizer.vocab.spans['bar'].start), known].astype(np.int64)
+    tokenizer, cfg, part = windows.tokenizer, windows.cfg, windows.part(song, name)
+    m, start = windows.store.beatmap(song, name) if beatmap is None else beatmap, float(bar*tokenizer.cfg.beats_per_bar)
     given, before = (windows.conditions(song, name, bar), *windows.memory(song, name, bar)), _history(m, start)
-    return Prompt(song, name, bar, start, ids, given, _plan_of(windows, windows.part(song, name), name, start, before), before)
+    plan = plan_bars(tokenizer.cfg, part.timing, part.beats, start, cfg.n_bars, hands=hands_at(before, start), hand_gap=skill(name).hand_gap)
+    return Prompt(song, name, bar, start, bars_before(tokenizer, m, start, cfg.n_past), given, plan, before)
 
 # %% ../../nbs/94b_beatsaber.preference.ipynb #e9f000e2
 LEAST_ONSETS = 8 # of four bars: with fewer, every answer is as good as another
@@ -128,18 +119,13 @@ def write_answers(
 USUAL = dict(wrist_angle=PUBLISHED['wrist_angle'], harsh_turns=PUBLISHED['harsh_turns'], parity_errors=0., travel=sum(BANDS['travel'])/2,
              crossovers=PUBLISHED['crossovers'], doubles=PUBLISHED['doubles']) # of `map_metrics`, what a few bars show, and what is usual; of travel no average is published
 
-def _mean(x): x = np.asarray(x, float); x = x[~np.isnan(x)]; return float(x.mean()) if len(x) else np.nan
-
 def hand_figures(
     beatmap:Beatmap,
     start:float=-np.inf # beat from which on it counts; what was before tells where the hands are
 ) -> dict:              # keys of `USUAL`; NaN where there is nothing to see
     "What the hands do in a part of a map."
-    m, n = moves(beatmap), beatmap.notes[beatmap.notes['beat'] >= start - 1e-6]; m = m[m.beat >= start - 1e-6]
-    red, blue = (np.unique(n['beat'][n['color'] == c]) for c in (0, 1))
-    both, across = len(np.intersect1d(red, blue)), np.where(n['color'] == 0, n['x'] > 1, n['x'] < 2)
-    return dict(wrist_angle=_mean(m.strain), harsh_turns=_mean(np.where(m.strain.isna(), np.nan, m.strain > HARSH)), parity_errors=_mean(m.error), travel=_mean(m.travel),
-                crossovers=_mean(across), doubles=both/(len(red) + len(blue) - both) if len(n) else np.nan)
+    m, n = moves(beatmap), beatmap.notes
+    return hand_metrics(n[n['beat'] >= start - 1e-6], m[m.beat >= start - 1e-6])
 
 def hand_quality(
     figures:dict # of `hand_figures`

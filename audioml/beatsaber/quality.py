@@ -6,8 +6,8 @@
 __all__ = ['ATTRIBUTES', 'DRAWN', 'CONTROLS', 'WINDOW', 'SECTION', 'MAX_SECTIONS', 'ONSET_RATE', 'ONSET_HOP', 'HARSH',
            'SAME_INTERVAL', 'N_PAIRINGS', 'BAR', 'LAGS', 'SAME_BEAT', 'BITS', 'PUBLISHED', 'BANDS', 'AUDIO_BANDS',
            'TYPICAL', 'DISCRIMINATING', 'random_map', 'shuffled_map', 'metronome_map', 'zigzag_map', 'section_density',
-           'onset_metrics', 'find_onsets', 'moves', 'information', 'map_metrics', 'bands_of', 'closeness',
-           'discrimination', 'score', 'judge', 'Reference', 'plot_history']
+           'onset_metrics', 'find_onsets', 'moves', 'hand_metrics', 'information', 'map_metrics', 'bands_of',
+           'closeness', 'discrimination', 'score', 'judge', 'Reference', 'plot_history']
 
 # %% ../../nbs/91c_beatsaber.quality.ipynb #2e84acd5
 from datetime import date as Date
@@ -161,14 +161,20 @@ def _rhythm_metrics(beatmap):
     density = section_density(beatmap.seconds(notes['beat']), times[0], times[-1])
     return dict(notes_per_second=len(notes)/span, density_variation=density.std()/density.mean(), rhythm_changes=100*_mean(ratio > np.log(SAME_INTERVAL)))
 
-def _hand_metrics(beatmap, m):
-    "Of the hands; what takes two is NaN with one."
-    notes = beatmap.notes
+def hand_metrics(
+    notes:np.ndarray, # table of blocks
+    m:pd.DataFrame    # their `moves`
+) -> dict:            # wrist_angle, harsh_turns, parity_errors, travel, crossovers, doubles; NaN where there is nothing to see
+    "What the hands do in a map, or in a part of one."
     red, blue = (np.unique(notes['beat'][notes['color'] == c]) for c in (0, 1))
-    both, two = len(np.intersect1d(red, blue)), len(red) and len(blue)
-    across = np.where(notes['color'] == 0, notes['x'] > 1, notes['x'] < 2)
+    both, across = len(np.intersect1d(red, blue)), np.where(notes['color'] == 0, notes['x'] > 1, notes['x'] < 2)
     return dict(wrist_angle=_mean(m.strain), harsh_turns=_mean(m.strain[m.strain.notna()] > HARSH), parity_errors=_mean(m.error), travel=_mean(m.travel),
-                crossovers=_mean(across) if two else np.nan, doubles=both/(len(red) + len(blue) - both) if two else np.nan)
+                crossovers=_mean(across), doubles=both/(len(red) + len(blue) - both) if len(notes) else np.nan)
+
+def _hand_metrics(beatmap, m):
+    "Of the hands of a map; what takes two is NaN with one."
+    one = len(np.unique(beatmap.notes['color'])) < 2
+    return hand_metrics(beatmap.notes, m) | (dict(crossovers=np.nan, doubles=np.nan) if one else {})
 
 # %% ../../nbs/91c_beatsaber.quality.ipynb #ef779e3f
 N_PAIRINGS = 20 # random pairings for the correction: other ones change a map's bits by some hundredths, as the example shows
