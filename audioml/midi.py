@@ -493,9 +493,9 @@ def write_roots(
     for sample, root in zone_roots(tables).items(): tables['shdr']['pitch'][sample] = root
     return Path(copy)
 
-@lru_cache(8)
-def _synth(path, sample_rate, mtime, tuned=True):
-    "An open synthesizer; `mtime` makes a changed file a new one."
+@lru_cache(16)
+def _synth(path, sample_rate, mtime, tuned=True, kind=0):
+    "An open synthesizer for one instrument or kit; `mtime` makes a changed file a new one."
     with tempfile.TemporaryDirectory() as d:
         try:
             if tuned: path = str(write_roots(path, Path(d)/'tuned.sf2'))
@@ -512,11 +512,10 @@ def _rung(notes, program):
     if program is not None: notes = notes.assign(program=np.where(notes.is_drum, program, notes.program))
     return trim_overlaps(notes.assign(duration=np.where(notes.is_drum, DRUM_RING, notes.duration)), shortest=.005)
 
-def _score(notes, seconds):
-    "A symusic score, `seconds` long by a silent note at its end."
-    score, columns = symusic.Score(TICKS_PER_QUARTER).to('second'), [notes[k].to_numpy(t) for k, t in _TRACK_TYPES.items()]
-    kinds = notes.is_drum.to_numpy()*128 + notes.program.to_numpy()
-    for kind in np.unique(kinds).tolist(): score.tracks.append(_track([c[kinds == kind] for c in columns], kind % 128, kind >= 128))
+def _score(notes, kind, seconds):
+    "A symusic score of one instrument, 0 to 127, or kit, 128 to 255, `seconds` long by a silent note at its end."
+    score = symusic.Score(TICKS_PER_QUARTER).to('second')
+    score.tracks.append(_track([notes[k].to_numpy(t) for k, t in _TRACK_TYPES.items()], kind % 128, kind >= 128))
     score.tracks.append(_track([np.array([v], t) for v, t in zip((max(0, seconds - .01), .01, _SILENT, 1), _TRACK_TYPES.values())], 0, True))
     return score
 
@@ -574,11 +573,13 @@ def render(
     if not path.is_file(): raise BadInput('no such file', where=path, want='an .sf2 soundfont')
     seconds = ((check_notes(notes).onset + notes.duration).max() if len(notes) else 0.) + tail
     if seconds > MOST_SECONDS: raise BadInput(f'the last note ends after {seconds/3600:.3g} hours', where='render', want=f'{MOST_SECONDS/3600:g} at most')
-    synth = _synth(str(path), sample_rate, path.stat().st_mtime_ns, not notes.is_drum.any() if tuned is None else tuned)
-    x = np.zeros(round(seconds*sample_rate), np.float32)
-    for gain, g in _levels(_rung(notes, program), TOUCH_STEP if touch else LEVEL_STEP):
-        y = synth.render(_score(g, seconds), False)[0, :len(x)]
-        x[:len(y)] += np.float32(gain)*(_dulled(y, gain, sample_rate) if touch else y)
+    font, x = (str(path), sample_rate, path.stat().st_mtime_ns, not notes.is_drum.any() if tuned is None else tuned), np.zeros(round(seconds*sample_rate), np.float32)
+    rung = _rung(notes, program)
+    for kind, played in rung.groupby(rung.is_drum*128 + rung.program):
+        synth = _synth(*font, kind)
+        for gain, g in _levels(played, TOUCH_STEP if touch else LEVEL_STEP):
+            y = synth.render(_score(g, kind, seconds), False)[0, :len(x)]
+            x[:len(y)] += np.float32(gain)*(_dulled(y, gain, sample_rate) if touch else y)
     return AudioClip(torch.from_numpy(x), sample_rate)
 
 # %% ../nbs/13_midi.ipynb #2d9871fa
