@@ -4,7 +4,7 @@ import copy, gzip, io, json, os, resource, sys, tempfile, time, traceback, warni
 from pathlib import Path
 import numpy as np
 from audioml.core import BadInput, derive_rng
-from audioml.beatsaber.beatmap import V3_KEYS, Beatmap, read_beatmap, write_beatmap
+from audioml.beatsaber.beatmap import V3_KEYS, read_beatmap, write_beatmap
 from audioml.beatsaber.flow import check_flow
 from audioml.beatsaber.level import memory_files
 from audioml.beatsaber.validate import check_level, validate

@@ -1,7 +1,8 @@
 "What the tests share: the repository, a copy of it that may be written to, and the folder of real recordings."
-import os, shutil, subprocess, sys
+import os, shutil, sys
 from pathlib import Path
 import pytest
+from runs import audioml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
@@ -37,14 +38,25 @@ def data_dir():
     if not os.environ.get('AUDIOML_DATA'): pytest.skip('AUDIOML_DATA is not set: no real recordings')
     return Path(os.environ['AUDIOML_DATA'])
 
-AUDIOML = (sys.executable, '-c', 'from audioml.cli import main; main()')
+CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
+FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
+
+@pytest.fixture(scope='module')
+def browser():
+    "A Chromium without a window. It ends with the module: papermill cannot run beside its event loop."
+    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser to drive')
+    if CHROMIUM is None: pytest.skip('there is no Chromium: nothing is tried in a browser')
+    with sync_api.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield b
+        b.close()
 
 @pytest.fixture
 def shell_of(tmp_path):
     "Words of a command -> a function that runs it as a process of its own, with a bundle when there is one."
     def make(*words, bundle=None):
         more = ('--bundle', str(bundle)) if bundle else ()
-        return lambda *args: subprocess.run([*AUDIOML, *words, *map(str, args), *more], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        return lambda *args: audioml(*words, *args, *more, cwd=tmp_path)
     return make
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 "The web page as a newcomer meets it: a server of its own, and a browser that reaches nothing else."
-import os, re, shutil, signal, socket, subprocess, sys, time
+import os, re, signal, socket, subprocess, sys, time
 from urllib.parse import urlsplit
 import numpy as np, pytest, soundfile as sf
 from audioml.beatsaber.level import read_level
 from audioml.midi import read_midi, read_pattern
+from runs import AUDIOML
 
 pytest.importorskip('gradio', reason='Gradio is not installed: no web page')
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
-FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 LOCAL = '127.0.0.1'
 
 def free_port():
@@ -18,8 +17,7 @@ def serving(tmp_path_factory):
     "(address, folder of temporary files) of a page served by `audioml app`, which is terminated at the end and leaves nothing behind."
     tmp, port = tmp_path_factory.mktemp('app'), free_port()
     with open(tmp/'log', 'w') as log:
-        code = 'from audioml.cli import main; main()'
-        p = subprocess.Popen([sys.executable, '-c', code, 'app', '--port', str(port)], cwd=tmp, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(TMPDIR=str(tmp), OMP_NUM_THREADS='1'))
+        p = subprocess.Popen([*AUDIOML, 'app', '--port', str(port)], cwd=tmp, stdout=log, stderr=subprocess.STDOUT, env=os.environ | dict(TMPDIR=str(tmp), OMP_NUM_THREADS='1'))
     try:
         deadline = time.monotonic() + 120
         while 'the page is at' not in (tmp/'log').read_text():
@@ -32,15 +30,6 @@ def serving(tmp_path_factory):
         except subprocess.TimeoutExpired: p.kill(); raise
     assert code == 0 and 'Traceback' not in (tmp/'log').read_text(), (tmp/'log').read_text()
     assert not list(tmp.glob('audioml_*'))
-
-@pytest.fixture(scope='module')
-def browser():
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser to drive')
-    if CHROMIUM is None: pytest.skip('there is no Chromium: the page is not tried in a browser')
-    with sync_api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield b
-        b.close()
 
 class Visit:
     "A tab of a page in a window of its own; `asked` are hosts it asked for, `wrong` what the console complained about."

@@ -4,7 +4,7 @@ import numpy as np, pytest, soundfile as sf, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from audioml.audio import AudioClip, load_audio, read_span
 from audioml.core import BadInput, derive_rng, map_items
-from audioml.midi import check_midi_bytes, make_notes, read_midi, render, write_midi
+from audioml.midi import make_notes, read_midi, render, write_midi
 
 SR = 44100
 relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

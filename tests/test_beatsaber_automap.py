@@ -1,6 +1,5 @@
 "From a song to a package as users meet it: the same bytes for the same seed, a map that loads and plays, bad songs in one line, one part anew, the run; and what a grammar with a plan promises whatever the model says."
 import json, shutil, struct, subprocess, sys, zipfile
-from pathlib import Path
 import numpy as np, pytest, soundfile as sf
 from hypothesis import HealthCheck, given, settings, strategies as st
 from audioml.beatsaber.automap import GRIDS, STAGES
@@ -16,12 +15,12 @@ from audioml.beatsaber.validate import validate
 from audioml.core import derive_rng
 from audioml.inference.bundle import shipped_bundle
 from audioml.tokenizers import BOS, EOS
+from runs import AUDIOML, RUNS, execute
 
 RATE, SECONDS = 22050, 30.
-RUN = Path(__file__).parent.parent/'nbs'/'runs'/'94_beatsaber_maps.ipynb'
 ABSENT = [k.system for k in STAGES.values() if not shipped_bundle(k.system).is_dir()]
 ships = pytest.mark.skipif(bool(ABSENT), reason=f'without the bundles that ship no map is made: {", ".join(ABSENT)}')
-AUTOMAP = [sys.executable, '-c', 'from audioml.cli import main; main()', 'beatsaber', 'automap']
+AUTOMAP = [*AUDIOML, 'beatsaber', 'automap']
 
 def parts(path):
     with zipfile.ZipFile(path) as z: return {n: z.read(n) for n in z.namelist()}
@@ -174,15 +173,14 @@ def test_parts_that_are_none(package, cli, tmp_path):
 def run_cells(params):
     "Execute the notebook in this process; what its cells define."
     ns = dict(display=lambda *a: None)
-    for cell in json.loads(RUN.read_text())['cells']:
+    for cell in json.loads((RUNS/'94_beatsaber_maps.ipynb').read_text())['cells']:
         if cell['cell_type'] == 'code': exec(''.join(cell['source']), ns)
         if 'parameters' in cell['metadata'].get('tags', []): ns.update(params)
     return ns
 
 @ships
 def test_the_run_makes_and_judges(tmp_path):
-    import papermill
-    papermill.execute_notebook(RUN, tmp_path/'out.ipynb', dict(run_dir=str(tmp_path/'maps'), n_songs=1, song_seconds=20., difficulties='ExpertPlus, Normal', label='one'), progress_bar=False)
+    execute('94_beatsaber_maps', tmp_path/'out.ipynb', dict(run_dir=tmp_path/'maps', n_songs=1, song_seconds=20., difficulties='ExpertPlus, Normal', label='one'))
     run = tmp_path/'maps'; m = json.loads((run/'metrics.json').read_text()); zips = list((run/'maps').iterdir())
     assert {'example', 'density', 'scores', 'history'} == {p.stem for p in (run/'figures').glob('*.png')} and len(zips) == 1
     assert m['difficulties'] == ['Normal', 'ExpertPlus'] and (m['n_songs'], m['n_maps'], m['skipped'], m['findings']['error']) == (1, 2, [], 0)

@@ -1,7 +1,6 @@
 "What a notebook cannot show of preferences: laws over many answers, ratings that are wrong, and the run as papermill executes it, by measure and by given ratings."
 import json
-from pathlib import Path
-import numpy as np, pandas as pd, papermill, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from audioml.beatsaber.data import NoteWindows, embedded_songs, map_store
 from audioml.beatsaber.decode import MapGrammar, WritingConfig
 from audioml.beatsaber.flow import swings
@@ -10,8 +9,8 @@ from audioml.beatsaber.preference import *
 from audioml.beatsaber.tokenizer import MapTokenizer
 from audioml.core import BadInput
 from audioml.training.preference import PreferenceModel, collate_pairs, dpo_loss, with_reference
+from runs import execute
 
-RUN = Path(__file__).parent.parent/'nbs'/'runs'/'93_beatsaber_preference.ipynb'
 PLAIN = WritingConfig(1., 1., 1.)
 
 @pytest.fixture(scope='module')
@@ -90,7 +89,7 @@ def given(model, store, tmp):
 
 @pytest.fixture(scope='module')
 def tuned(given, tmp):
-    papermill.execute_notebook(RUN, tmp/'out.ipynb', given | dict(run_dir=str(tmp/'run')), progress_bar=False)
+    execute('93_beatsaber_preference', tmp/'out.ipynb', given | dict(run_dir=tmp/'run'))
     return tmp/'run'
 
 def test_a_run_tunes_judges_and_keeps(tuned, model):
@@ -108,5 +107,5 @@ def test_a_run_by_given_ratings(tuned, given, tmp):
     t = pd.read_csv(tuned/'answers.csv'); rated = t.groupby('bar').cumcount() % 2
     assert len(t) == len(set(t.id)) == 2*(8 + 2)
     t.assign(rating=rated).to_csv(tmp/'rated.csv', index=False)
-    papermill.execute_notebook(RUN, tmp/'out2.ipynb', given | dict(run_dir=str(tmp/'rated'), ratings=str(tmp/'rated.csv')), progress_bar=False)
+    execute('93_beatsaber_preference', tmp/'out2.ipynb', given | dict(run_dir=tmp/'rated', ratings=tmp/'rated.csv'))
     assert 'ranked by ratings' in (tmp/'rated'/'model'/'README.md').read_text()

@@ -1,5 +1,5 @@
 "Maps that nobody made, and histories that nobody wrote: judged or refused in one line, never worse."
-import json, random, time, warnings
+import random, time, warnings
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from audioml.core import *

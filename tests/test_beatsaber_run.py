@@ -1,36 +1,11 @@
 "The Beat Saber runs as papermill executes them: an ear from nothing, by the command line; a writer of blocks that is killed on the way; lights from a folder of maps, one of them broken."
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
-import numpy as np, papermill, pytest
+import json
+import numpy as np, pytest
 from safetensors.numpy import load_file
+from runs import RUNS, execute, kill_in_training, metrics_of, printed, start
 
-RUNS = Path(__file__).parent.parent/'nbs'/'runs'
-CLI = [sys.executable, '-c', 'from audioml.cli import main; main()']
 TINY = dict(preset='tiny', n_songs=6, song_seconds=20., n_epoch=1, n_workers=0)
 PROMISED = {'params.json', 'model', 'history.csv', 'metrics.json', 'figures', 'checkpoints'}
-PLAIN = """import json, sys
-given, ns = json.loads(sys.argv[2]), dict(display=print)
-for cell in json.load(open(sys.argv[1]))['cells']:
-    if cell['cell_type'] == 'code': exec(''.join(cell['source']), ns)
-    if 'parameters' in cell['metadata'].get('tags', []): ns.update(given)
-"""  # the cells of a notebook in a process of their own, which can be killed
-
-def execute(name, out, params): papermill.execute_notebook(RUNS/f'{name}.ipynb', out, params, progress_bar=False)
-def printed(notebook): return ''.join(''.join(o.get('text', '')) for c in json.loads(notebook.read_text())['cells'] for o in c.get('outputs', []))
-def metrics_of(run): return json.loads((run/'metrics.json').read_text())
-def start(name, params): return subprocess.run([*CLI, 'runs', 'start', name, *(w for k, v in params.items() for w in ('-p', f'{k}={v}'))], capture_output=True, text=True)
-
-def kill_in_training(name, params):
-    "Start a run and kill it after its first checkpoint."
-    env = dict(os.environ, MPLBACKEND='Agg', AUDIOML_PROGRESS='off')
-    said = Path(params['run_dir']).with_name('killed.log')
-    with open(said, 'w') as f: p = subprocess.Popen([sys.executable, '-c', PLAIN, str(RUNS/f'{name}.ipynb'), json.dumps(params)], env=env, stdout=f, stderr=f)
-    checkpoints, deadline = Path(params['run_dir'])/'checkpoints', time.monotonic() + 600
-    def trained(): return checkpoints.is_dir() and any(not f.name.startswith('.') for f in checkpoints.iterdir())
-    try:
-        while p.poll() is None and not trained() and time.monotonic() < deadline: time.sleep(.005)
-        assert p.poll() is None and trained(), said.read_text()[-3000:]
-    finally: p.send_signal(signal.SIGKILL); p.wait()
 
 @pytest.fixture(scope='module')
 def tmp(tmp_path_factory): return tmp_path_factory.mktemp('beatsaber')

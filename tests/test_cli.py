@@ -2,21 +2,10 @@
 import ast, json, subprocess, sys
 from pathlib import Path
 import pytest
-
-COMMAND = [sys.executable, '-c', 'from audioml.cli import main; main()']
-
-def audioml(*args, cwd):
-    return subprocess.run([*COMMAND, *map(str, args)], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+from runs import audioml, write_notebook
 
 @pytest.fixture
 def cli(tmp_path): return lambda *args: audioml(*args, cwd=tmp_path)
-
-def notebook(path, *codes, parameters="n:int = 1 # how many\nrun_dir:str = 'runs/toy'"):
-    def cell(source, **metadata): return dict(cell_type='code', id=str(abs(hash(source)))[:8], metadata=metadata, source=source, outputs=[], execution_count=None)
-    nb = dict(nbformat=4, nbformat_minor=5, cells=[cell(parameters, tags=['parameters']), *map(cell, codes)],
-              metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')))
-    path.write_text(json.dumps(nb))
-    return path
 
 # help
 
@@ -46,7 +35,7 @@ def test_installed_command(tmp_path):
     (('runs', 'start', 'toy.ipynb', '-p', 'n=7'), 'seven is too many'),
 ])
 def test_bad_input_is_one_line(tmp_path, cli, args, says):
-    notebook(tmp_path/'toy.ipynb', "from audioml.core import BadInput\nif n == 7: raise BadInput('seven is too many', where='toy')")
+    write_notebook(tmp_path/'toy.ipynb', "from audioml.core import BadInput\nif n == 7: raise BadInput('seven is too many', where='toy')")
     res = cli(*args)
     assert res.returncode == 2, res.stderr
     lines = [l for l in res.stderr.splitlines() if l.startswith('audioml: ')]
@@ -60,7 +49,7 @@ def test_wrong_usage(cli, args):
 # runs
 
 def test_run_leaves_its_notebook_and_a_finished_run_is_not_touched(tmp_path, cli):
-    notebook(tmp_path/'toy.ipynb', 'print("n is", n)')
+    write_notebook(tmp_path/'toy.ipynb', 'print("n is", n)')
     start, run = ('runs', 'start', 'toy.ipynb', '-p', 'n=3', '--out', 'runs/mine'), tmp_path/'runs'/'mine'
     res = cli(*start)
     assert res.returncode == 0, res.stderr
@@ -70,7 +59,7 @@ def test_run_leaves_its_notebook_and_a_finished_run_is_not_touched(tmp_path, cli
     assert res.returncode == 2 and 'this run is finished' in res.stderr and (run/'toy.ipynb').read_text() == 'precious'
 
 def test_bug_in_a_run_keeps_its_traceback(tmp_path, cli):
-    notebook(tmp_path/'toy.ipynb', 'n/0')
+    write_notebook(tmp_path/'toy.ipynb', 'n/0')
     res = cli('runs', 'start', 'toy.ipynb')
     assert res.returncode == 1 and 'ZeroDivisionError' in res.stderr and 'Traceback' in res.stderr
 

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 import pytest
 from audioml.cluster import cluster, map_on_ray
-from audioml.core import BadInput, file_hash
+from audioml.core import file_hash
 from audioml.shards import write_shards
 from audioml.stores import build_store
 from store_songs import SONGS, make

@@ -9,7 +9,7 @@ from audioml.codec.discriminators import Discriminators, MultiPeriodDiscriminato
 from audioml.codec.learner import Adversary, snac_learner, snac_recipe, sound_store, wide_learner, wide_recipe
 from audioml.codec.model import CODEC_PRESETS, Codec, load_codec, save_codec, widen
 from audioml.codec.synth import synth_sounds
-from audioml.core import RunFolder, derive_seed
+from audioml.core import RunFolder
 from audioml.training.learner import fit
 
 TINY = CODEC_PRESETS['small'].replace(encoder_dim=2, decoder_dim=32, codebook_size=16)

@@ -1,16 +1,15 @@
 "The documentation site: a small one is built of two notebooks and read in a browser, and the parts that find faults find them."
-import os, shutil, threading
+import os, re, threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-import pytest
+import nbformat, pytest
 
 pytest.importorskip('furo', reason='the renderer of the site is not installed')
 import docsite
 from docsite import check, constants, describe, docname, link_files, link_names, myst, navigation, notebooks, quarto, resolve, sidebar, symbols, table
+from runs import audioml
 
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
-FLAGS = '--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
-PAGES = ['index.ipynb', '00_core.ipynb', '14_windowing.ipynb']
+PAGES = ['index.ipynb', '00_core.ipynb', '14_windowing.ipynb', '95_cli.ipynb']
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
@@ -55,23 +54,38 @@ def address(site):
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown(); server.server_close()
 
-def test_search_finds_a_function(address):
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser to drive')
-    if CHROMIUM is None: pytest.skip('there is no Chromium: the site is not tried in a browser')
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for width in (1280, 390):
-            page, asked, wrong = browser.new_page(viewport=dict(width=width, height=800)), [], []
-            page.set_default_timeout(60_000)
-            page.on('request', lambda r: asked.append(r.url)); page.on('pageerror', lambda e: wrong.append(str(e)))
-            page.goto(f'{address}/search.html?q=n_windows')
-            hit = page.locator('#search-results li a[href*="audioml.windowing.n_windows"]').first
-            hit.click(); page.wait_for_url('**/windowing.html*')
-            assert page.locator('[id="audioml.windowing.n_windows"]').is_visible()
-            assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')  # nothing sticks out
-            assert all(u.startswith((address, 'data:')) for u in asked) and not wrong, (asked, wrong)  # nothing from elsewhere
-            page.close()
-        browser.close()
+def test_search_finds_a_function(address, browser):
+    for width in (1280, 390):
+        page, asked, wrong = browser.new_page(viewport=dict(width=width, height=800)), [], []
+        page.set_default_timeout(60_000)
+        page.on('request', lambda r: asked.append(r.url)); page.on('pageerror', lambda e: wrong.append(str(e)))
+        page.goto(f'{address}/search.html?q=n_windows')
+        hit = page.locator('#search-results li a[href*="audioml.windowing.n_windows"]').first
+        hit.click(); page.wait_for_url('**/windowing.html*')
+        assert page.locator('[id="audioml.windowing.n_windows"]').is_visible()
+        assert page.evaluate('document.documentElement.scrollWidth <= innerWidth')  # nothing sticks out
+        assert all(u.startswith((address, 'data:')) for u in asked) and not wrong, (asked, wrong)  # nothing from elsewhere
+        page.close()
+
+def helped(*words):
+    "Commands below `words`, as their help lists them."
+    said = audioml(*words, '--help').stdout.partition('\nCommands:\n')[2]
+    names = re.findall(r'^  ([a-z]+)  ', said, re.M)
+    return {c for n in names for c in helped(*words, n)} if names else {' '.join(words)}
+
+def named(codes): return {c for code in codes for c in re.findall(r'\baudioml ([a-z]+(?: [a-z]+)?)', code)}
+
+def test_help_readme_and_site_name_the_same_commands(site):
+    from bs4 import BeautifulSoup
+    commands = helped()
+    assert len(commands) > 10 and {'version', 'drums transcribe', 'runs sweep'} <= commands
+    codes = lambda page: [c.get_text() for c in BeautifulSoup((site/page).read_text(), 'html.parser').select('article code, article pre')]
+    assert named(re.findall(r'```.*?```|`[^`\n]+`', (docsite.root/'README.md').read_text(), re.S)) == commands
+    assert named(codes('index.html')) == commands
+    assert {name for c in codes('cli.html') if (name := c.removeprefix('audioml ')) in commands} == commands
+    everywhere = [docsite.root/'CONTRIBUTING.md', *(docsite.root/'audioml'/'bundles').rglob('*.md')]
+    texts = [f.read_text() for f in everywhere] + [c['source'] for p in notebooks() for c in nbformat.read(docsite.root/'nbs'/p, 4).cells if c.cell_type == 'markdown']
+    assert named(code for t in texts for code in re.findall(r'```.*?```|`[^`\n]+`', t, re.S)) <= commands | {c.split()[0] for c in commands}
 
 def test_every_notebook_is_in_one_section():
     paths = notebooks()

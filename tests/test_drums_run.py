@@ -1,13 +1,11 @@
 "The drum run from a folder of recordings to a bundle, as papermill executes it, with files in the folder that cannot be used."
-import json, subprocess, sys
-from pathlib import Path
-import numpy as np, papermill, pytest, soundfile
+import numpy as np, pytest, soundfile
 from audioml.drums.data import find_recordings
 from audioml.drums.transcribe import load_transcriber
 from audioml.midi import make_notes, read_midi, render, write_midi
 from audioml.stores import FeatureStore
+from runs import audioml, execute, metrics_of, printed, start
 
-NOTEBOOK = Path(__file__).parent.parent/'nbs'/'runs'/'70_drums_train.ipynb'
 TINY = dict(preset='tiny', n_songs=0, n_eval_songs=0, n_epoch=2, window_seconds=2., windows_per_song=2, bs=8, lr=5e-3, n_workers=0)
 SECONDS, RATE = 4., 22050
 
@@ -34,29 +32,27 @@ def run(tmp_path_factory):
         notes, clip = song(rng)
         write_midi(notes, folder/f'song{i:02}.mid'); clip.save(folder/f'song{i:02}.wav')
     bad = spoil(folder)
-    papermill.execute_notebook(NOTEBOOK, tmp/'out.ipynb', TINY | dict(data_dir=str(folder), run_dir=str(tmp/'run')), progress_bar=False)
+    execute('70_drums_train', tmp/'out.ipynb', TINY | dict(data_dir=folder, run_dir=tmp/'run'))
     return tmp, bad
 
 def test_trains_on_45_and_names_the_5(run):
     tmp, bad = run
     assert len(FeatureStore(tmp/'run'/'store')) == 45
-    assert set(json.loads((tmp/'run'/'metrics.json').read_text())['skipped']) == bad
-    printed = ''.join(''.join(o.get('text', '')) for c in json.loads((tmp/'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
-    assert all(f'skipped {name}' in printed for name in bad)
+    assert set(metrics_of(tmp/'run')['skipped']) == bad
+    assert all(f'skipped {name}' in printed(tmp/'out.ipynb') for name in bad)
 
 def test_leaves_the_folder_that_was_promised(run):
     tmp, _ = run
     there = {p.name for p in (tmp/'run').iterdir()}
     assert {'params.json', 'model', 'history.csv', 'metrics.json', 'figures', 'checkpoints', 'midi'} <= there
-    metrics = json.loads((tmp/'run'/'metrics.json').read_text())
+    metrics = metrics_of(tmp/'run')
     assert 0 <= metrics['micro_f'] <= 1 and metrics['n_parameters'] > 10_000
     assert len((tmp/'run'/'history.csv').read_text().splitlines()) == 1 + TINY['n_epoch']
     assert all(len(read_midi(f)) >= 0 for f in (tmp/'run'/'midi').glob('*.mid')) and list((tmp/'run'/'midi').glob('*.mid'))
 
 def test_its_bundle_transcribes_from_the_command_line(run):
     tmp, _ = run
-    args = [sys.executable, '-c', 'from audioml.cli import main; main()', 'drums', 'transcribe', str(tmp/'mine'/'song01.wav'), '-o', str(tmp/'song01.mid'), '--bundle', str(tmp/'run'/'model')]
-    res = subprocess.run(args, capture_output=True, text=True)
+    res = audioml('drums', 'transcribe', tmp/'mine'/'song01.wav', '-o', tmp/'song01.mid', '--bundle', tmp/'run'/'model')
     assert res.returncode == 0, res.stderr
     notes = load_transcriber(tmp/'run'/'model').transcribe(tmp/'mine'/'song01.wav')
     assert len(read_midi(tmp/'song01.mid')) == len(notes)
@@ -64,7 +60,7 @@ def test_its_bundle_transcribes_from_the_command_line(run):
 def test_a_finished_run_is_kept(run):
     tmp, _ = run
     before = (tmp/'run'/'metrics.json').read_bytes()
-    res = subprocess.run([sys.executable, '-c', 'from audioml.cli import main; main()', 'runs', 'start', '70_drums_train', '--out', str(tmp/'run'), '-p', 'preset=tiny'], capture_output=True, text=True)
+    res = start('70_drums_train', dict(preset='tiny', run_dir=tmp/'run'))
     assert res.returncode == 2 and 'finished' in res.stderr and 'Traceback' not in res.stderr
     assert (tmp/'run'/'metrics.json').read_bytes() == before
 

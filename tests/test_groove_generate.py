@@ -1,13 +1,12 @@
 "The style sheet from a bundle and a folder of played patterns to its report, as papermill executes it; and a long file humanised in the memory of a short one."
 import json, subprocess, sys
-from pathlib import Path
 import papermill, pytest, torch
 from audioml.groove.data import embedded_songs
 from audioml.groove.generate import save_generator
 from audioml.groove.model import GrooveModel, model_config
 from audioml.midi import read_pattern, write_pattern
+from runs import execute, metrics_of
 
-NOTEBOOK = Path(__file__).parent.parent/'nbs'/'runs'/'76_groove_generate.ipynb'
 STYLES = ('funk', 'jazz')
 
 @pytest.fixture(scope='module')
@@ -26,7 +25,7 @@ def played(tmp_path_factory):
     (folder/'styles.csv').write_text('\n'.join(rows))
     return folder
 
-def run(tmp, **parameters): papermill.execute_notebook(NOTEBOOK, tmp/'out.ipynb', dict(run_dir=str(tmp/'run'), bars=2, n_patterns=2) | parameters, progress_bar=False)
+def run(tmp, **parameters): execute('76_groove_generate', tmp/'out.ipynb', dict(run_dir=tmp/'run', bars=2, n_patterns=2) | parameters)
 
 @pytest.fixture(scope='module')
 def sheet(tmp_path_factory, bundle, played):
@@ -41,7 +40,7 @@ def test_the_sheet_has_every_style(sheet):
     assert {p.name for p in (sheet/'run'/'figures').iterdir()} == {'sheet.png', 'distributions.png', 'recognition.png'}
 
 def test_its_figures_are_told(sheet):
-    m = json.loads((sheet/'run'/'metrics.json').read_text())
+    m = metrics_of(sheet/'run')
     assert m['n_patterns'] == m['read_back'] == 6 and 0 <= m['overlap_density'] <= 1 and 0 <= m['overlap_velocity'] <= 1
     assert m['recognised']['played']['accuracy'] > .8 and 0 <= m['recognised_ratio'] <= 1.5  # rules are easy to tell apart, noise is not
     assert m['longest_match']['generated']['longest'] < 60 and len(m['skipped']) == 1 and 'cut.mid' in m['skipped'][0]
@@ -62,7 +61,7 @@ def test_a_typing_error_costs_nothing(tmp_path, sheet, bundle, parameters, says)
 
 def test_without_a_folder_and_with_one_style(tmp_path, bundle):
     run(tmp_path, bundle=str(bundle), styles='polka', tempo=90.)
-    m = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    m = metrics_of(tmp_path/'run')
     assert m['compared_with'] == 'embedded patterns' and m['recognised'] == {} and m['overlap_density'] is None and m['n_patterns'] == 2
     assert abs(read_pattern(tmp_path/'run'/'midi'/'polka_001.mid').tempo - 90) < 1e-3
 

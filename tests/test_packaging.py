@@ -1,5 +1,5 @@
 "The wheel, built by way of the source distribution from a copy of the tree, and used outside the repository."
-import os, subprocess, sys, zipfile
+import subprocess, sys, zipfile
 import pytest
 
 @pytest.fixture(scope='module')

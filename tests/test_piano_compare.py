@@ -1,11 +1,11 @@
 "The comparison of piano models as its users run it: a notebook with parameters, interrupted and gone on with."
-import json, os, subprocess, sys
-from pathlib import Path
+import os
 import numpy as np, pytest
 from audioml.models.encoder import PatchConfig
 from audioml.piano.compare import pretrain
 from audioml.piano.data import piano_store, random_clips
 from audioml.piano.pretrain import PretrainConfig, pretrain_recipe
+from runs import audioml, metrics_of
 
 SMALL = dict(n_clips=24, pretrain_epochs=1, n_epoch=1, n_pieces=4, n_players=4, n_segments=2, n_seeds=2, n_other_seeds=1, folds=2)
 
@@ -22,13 +22,13 @@ def start(out, encoder, **params):
     "Run the notebook; its exit code and what it said."
     pairs = [x for k, v in (SMALL | dict(encoder=str(encoder)) | params).items() for x in ('-p', f'{k}={v}')]
     env = {k: v for k, v in os.environ.items() if k != 'AUDIOML_DATA'} | dict(AUDIOML_PROGRESS='off', OMP_NUM_THREADS='1')
-    done = subprocess.run([sys.executable, '-c', 'from audioml.cli import main; main()', 'runs', 'start', '82_piano_compare', '--out', str(out), *pairs], env=env, capture_output=True, text=True, timeout=600)
+    done = audioml('runs', 'start', '82_piano_compare', '--out', out, *pairs, env=env, timeout=600)
     return done.returncode, done.stdout + done.stderr
 
 def test_compare_embedded(tmp_path, encoder):
     code, said = start(tmp_path/'run', encoder)
     assert code == 0, said[-2000:]
-    metrics = json.loads((tmp_path/'run'/'metrics.json').read_text())
+    metrics = metrics_of(tmp_path/'run')
     rows = metrics['table']
     assert {'published forest', 'identity only', 'ridge', 'random forest', 'extra trees', 'ensemble', 'AST', 'AST, notes', 'AST, patches 75 %', 'AST, patches 15 %', 'hybrid'} <= set(rows)
     assert all(r['low'] <= r['R2'] <= r['high'] and -1 <= r['r'] <= 1 for r in rows.values())

@@ -1,33 +1,10 @@
 "The piano runs as papermill executes them: from a folder of MIDI, some of it broken, to an encoder; from the encoder to a rater; and what is said of data that cannot be used."
-import json, os, signal, subprocess, sys, time
-from pathlib import Path
-import numpy as np, papermill, pytest, torch
+import subprocess
+import numpy as np, pytest, torch
+from runs import AUDIOML, execute, kill_in_training, metrics_of, printed
 
-RUNS = Path(__file__).parent.parent/'nbs'/'runs'
-CLI = [sys.executable, '-c', 'from audioml.cli import main; main()']
 ENCODER = dict(n_clips=15, per_piece=3, dim=32, n_layers=1, n_heads=2, n_epoch=4, bs=4, n_workers=0, objective='both', patch='32x8')
 RATER = dict(n_pieces=2, n_players=8, n_epoch=1, n_workers=0)
-PLAIN = """import json, sys
-given, ns = json.loads(sys.argv[2]), dict(display=print)
-for cell in json.load(open(sys.argv[1]))['cells']:
-    if cell['cell_type'] == 'code': exec(''.join(cell['source']), ns)
-    if 'parameters' in cell['metadata'].get('tags', []): ns.update(given)
-"""  # the cells of a notebook in a process of their own, which can be killed
-
-def execute(name, out, params): papermill.execute_notebook(RUNS/f'{name}.ipynb', out, params, progress_bar=False)
-def printed(notebook): return ''.join(''.join(o.get('text', '')) for c in json.loads(notebook.read_text())['cells'] for o in c.get('outputs', []))
-
-def kill_in_training(name, params):
-    "Start a run and kill it after its first checkpoint."
-    env = dict(os.environ, MPLBACKEND='Agg', AUDIOML_PROGRESS='off')
-    said = Path(params['run_dir']).with_name('killed.log')
-    with open(said, 'w') as f: p = subprocess.Popen([sys.executable, '-c', PLAIN, str(RUNS/f'{name}.ipynb'), json.dumps(params)], env=env, stdout=f, stderr=f)
-    checkpoints, deadline = Path(params['run_dir'])/'checkpoints', time.monotonic() + 600
-    def trained(): return checkpoints.is_dir() and any(not f.name.startswith('.') for f in checkpoints.iterdir())
-    try:
-        while p.poll() is None and not trained() and time.monotonic() < deadline: time.sleep(.005)
-        assert p.poll() is None and trained(), said.read_text()[-3000:]
-    finally: p.send_signal(signal.SIGKILL); p.wait()
 
 @pytest.fixture(scope='module')
 def encoder_run(tmp_path_factory):
@@ -47,12 +24,12 @@ def test_a_killed_encoder_run_ends_like_any_other(encoder_run):
     assert {'params.json', 'model', 'history.csv', 'metrics.json', 'figures', 'checkpoints', 'store'} <= {p.name for p in run.iterdir()}
     assert len((run/'history.csv').read_text().splitlines()) == 1 + ENCODER['n_epoch']
     assert {'example.png', 'learning_curve.png', 'heard.png', 'patches.png'} == {p.name for p in (run/'figures').iterdir()}
-    metrics = json.loads((run/'metrics.json').read_text())
+    metrics = metrics_of(run)
     assert {'onset_f', 'velocity_error', 'pedal', 'patches_found', 'variance_explained'} <= set(metrics)
     assert metrics['n_train'] + metrics['n_held_out'] == 15 and metrics['n_held_out'] == 3  # all stretches of one piece
 
 def test_names_the_broken_file(encoder_run):
-    assert len(json.loads((encoder_run/'run'/'metrics.json').read_text())['skipped']) == 3
+    assert len(metrics_of(encoder_run/'run')['skipped']) == 3
     assert 'skipped midi/broken#00' in printed(encoder_run/'out.ipynb')
 
 def test_its_encoder_starts_a_rating_model(encoder_run):
@@ -80,7 +57,7 @@ def test_leaves_the_folder_that_was_promised(rater_run):
     run = rater_run/'run'
     assert {'params.json', 'model', 'history.csv', 'metrics.json', 'figures', 'checkpoints', 'store'} <= {p.name for p in run.iterdir()}
     assert {'ratings', 'heard', 'learning_curve', 'results', 'dimensions', 'rating'} == {p.stem for p in (run/'figures').iterdir()}
-    metrics = json.loads((run/'metrics.json').read_text())
+    metrics = metrics_of(run)
     assert set(metrics['scores']) == {'mean', 'identity only', 'random forest', 'ensemble', 'network', 'network and ensemble'}
     for s in metrics['scores'].values(): assert s['low'] <= s['R2'] <= s['high'] and -1 <= s['r'] <= 1
     assert metrics['split'] == 'player' and metrics['held_out_groups'] == 2 and 0 < metrics['coverage'] <= 1
@@ -98,7 +75,7 @@ def test_bad_data_gets_one_line_and_exit_2(tmp_path):
     (tmp_path/'odd.csv').write_text('file,loudness\na.wav,3\n')
     cases = [('81_piano_train', 'data', tmp_path/'bad.csv', 'none of 2 rows can be used; the first: bad.csv, row 2'), ('81_piano_train', 'data', tmp_path/'odd.csv', "unknown column 'loudness'"),
              ('81_piano_train', 'data', tmp_path/'empty', 'holds no label'), ('80_piano_pretrain', 'data', tmp_path/'empty', 'holds no MIDI file')]
-    started = [subprocess.Popen([*CLI, 'runs', 'start', name, '-p', f'{key}={value}', '--out', str(tmp_path/f'run{i}')], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    started = [subprocess.Popen([*AUDIOML, 'runs', 'start', name, '-p', f'{key}={value}', '--out', str(tmp_path/f'run{i}')], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
                for i, (name, key, value, _) in enumerate(cases)]
     for p, (*_, said) in zip(started, cases):
         err = p.communicate(timeout=300)[1]

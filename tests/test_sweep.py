@@ -1,15 +1,13 @@
 "Sweeps as their users meet them: killed, stopped, resumed and grown with nothing run twice; refused in a line; compared on a page in a browser."
-import contextlib, os, shutil, signal, subprocess, sys, time
+import contextlib, os, signal, subprocess, sys, time
 from pathlib import Path
 import pandas as pd, pytest
 from PIL import Image
 from audioml.cli import main
 from audioml.core import BadInput, write_json
 from audioml.sweep import *
+from runs import AUDIOML, audioml, write_notebook
 
-COMMAND = [sys.executable, '-c', 'from audioml.cli import main; main()', 'runs', 'sweep']
-CHROMIUM = next((p for p in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if p), None)
-FLAGS = '--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync'.split()
 
 PARAMETERS = '''run_dir:str = 'runs/toy'  # where everything goes
 overwrite:bool = False    # replace a finished run
@@ -35,19 +33,16 @@ for epoch in range(len(rows)-1, n_epoch):
 Image.new('RGB', (80, 45), (90, int(250*lr), 90)).save(run.figures/'colour.png')
 run.finish(dict(loss=(1-lr)**epoch, n_epoch=n_epoch))'''
 
-def cell(source, **metadata): return dict(cell_type='code', id=str(abs(hash(source)))[:8], metadata=metadata, source=source, outputs=[], execution_count=None)
-
 @pytest.fixture
 def toy(tmp_path, trace, monkeypatch):
     "A folder with a run notebook, whose runs leave a trace."
     monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent)); monkeypatch.chdir(tmp_path)
-    cells = [dict(cell_type='markdown', id='title', metadata={}, source='# Toy\n> Falls.'), cell(PARAMETERS, tags=['parameters']), cell(WORK)]
-    write_json(tmp_path/'toy.ipynb', dict(nbformat=4, nbformat_minor=5, cells=cells, metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3'))))
+    write_notebook(tmp_path/'toy.ipynb', WORK, parameters=PARAMETERS, title='# Toy\n> Falls.')
     yield tmp_path
     for pid in mine(trace): # of a test that failed
         with contextlib.suppress(ProcessLookupError): os.kill(pid, signal.SIGKILL)
 
-def sweep(*args): return subprocess.run([*COMMAND, 'toy.ipynb', *map(str, args)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+def sweep(*args): return audioml('runs', 'sweep', 'toy.ipynb', *args)
 
 @pytest.fixture
 def here(toy, monkeypatch, capfd):
@@ -116,7 +111,7 @@ def wait_until(true, what, seconds=400):
         time.sleep(.05)
 
 def start(*args):
-    return subprocess.Popen([*COMMAND, 'toy.ipynb', *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen([*AUDIOML, 'runs', 'sweep', 'toy.ipynb', *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 def stop(p, trace, how):
     "End a sweep as a terminal does, or with a kill, and wait until none of its processes is left."
@@ -171,15 +166,6 @@ def test_killed_stopped_resumed_and_grown(toy, trace, browser):
 
 
 # --- the page ---
-
-@pytest.fixture(scope='module')
-def browser():
-    sync_api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: no browser to drive')
-    if CHROMIUM is None: pytest.skip('there is no Chromium: the page is not tried in a browser')
-    with sync_api.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield b
-        b.close()
 
 @contextlib.contextmanager
 def visit(browser, path, size=(1200, 900), **options):
