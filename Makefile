@@ -50,8 +50,8 @@ test: $(READY) ## all checks: notebooks clean, modules in sync, every notebook, 
 	OMP_NUM_THREADS=1 pytest --ignore=tests/test_sync.py -m 'not alone' --numprocesses 2 --dist loadfile
 	pytest --ignore=tests/test_sync.py -m alone
 
-lab: $(READY) ## JupyterLab on nbs/
-	jupyter lab nbs
+lab: $(READY) ## JupyterLab, with the launcher: pick a system, run it, look
+	jupyter lab nbs --LabApp.default_url=/lab/tree/lab.ipynb $(ARGS)
 
 export: $(READY) ## write audioml/ and README.md from the notebooks, and clean these
 	nbdev_clean

@@ -22,7 +22,7 @@ LIB = 'audioml'
 
 # Sections of the site: folder of its landing page, title, what it is about, and which notebooks under nbs/ belong to it.
 SECTIONS = [
-    ('tutorials', 'Tutorials', 'Notebooks to read with the fingers on the keys: each runs in under a minute, on data that a program makes.', 'tutorials/.*'),
+    ('tutorials', 'Tutorials', 'Notebooks to read with the fingers on the keys: each runs in under a minute, on data that a program makes.', r'lab\.ipynb|tutorials/.*'),
     ('faces', 'Command line and web page', 'The two ways to use the models without writing Python.', '9[5-9].*'),
     ('drums', 'Drum transcription', 'Which drum is struck when, and how hard: from a recording to a MIDI file.', '7[0-4].*'),
     ('groove', 'Drum patterns', 'New patterns in a style, with loudness and timing as a drummer has them.', '7[5-9].*'),
