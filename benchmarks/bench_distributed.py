@@ -48,7 +48,7 @@ class Clock(Callback):
 
 def drums(folder):
     store = drum_store(folder/'drums', [(f's{i}', Embedded(i, SynthConfig(seed=1, duration=10.)), ('train', 'valid')[i == 4]) for i in range(5)], LogMelConfig())
-    return drum_learner(store, SlidingWindowConfig(window_length_seconds=8., windows_per_song=16), DrumModelConfig(n_classes=5, encoder=PRESETS['small'].replace(dropout=0.)))
+    return drum_learner(store, SlidingWindowConfig(window_length_seconds=5., windows_per_song=16), DrumModelConfig(n_classes=5, encoder=PRESETS['small'].replace(dropout=0.)))
 
 
 def groove(folder):

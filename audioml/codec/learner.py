@@ -24,6 +24,7 @@ from ..shards import ShardStore
 from ..stores import FeatureStore, WindowDataset, build_store
 from ..training.init import set_weight
 from ..training.learner import *
+from ..training.processes import rows_of_all, share_weights
 from ..windowing import SlidingWindowConfig
 
 # %% ../../nbs/88_codec.learner.ipynb #72dd87a3
@@ -128,8 +129,11 @@ def start_quiet(
 
 # %% ../../nbs/88_codec.learner.ipynb #6f1572f3
 class SoftCodec(nn.Module):
-    "A codec in training. While `rounded` is off, tokens are not replaced by code vectors; they cost something where their power exceeds 1."
-    def __init__(self, codec:Codec): super().__init__(); self.codec, self.rounded = codec, True
+    "A codec in training. While `rounded` is off, tokens are not replaced by code vectors; a window costs something where their power exceeds 1."
+    def __init__(self, codec:Codec):
+        super().__init__()
+        self.codec, self.rounded = codec, True
+        codec.everyone = rows_of_all # for code vectors, all processes that train it are one
 
     def forward(self, audio): # (b, 1, n) -> sound, codes, cost of the codes
         if self.rounded: return self.codec(audio)
@@ -137,7 +141,7 @@ class SoftCodec(nn.Module):
         z = net.encoder(net.preprocess(audio)); total, cost = torch.zeros_like(z), 0.
         for q in net.quantizer.quantizers:
             said = q.in_proj(F.avg_pool1d(z-total, q.stride) if q.stride > 1 else z-total)
-            total, cost = total + q.out_proj(said).repeat_interleave(q.stride, -1), cost + (said.square().mean() - 1).relu()
+            total, cost = total + q.out_proj(said).repeat_interleave(q.stride, -1), cost + (said.square().mean((1, 2)) - 1).relu().mean()
         return net.decoder(total)[..., :audio.shape[-1]], None, cost
 
 class Round(Callback):
@@ -274,6 +278,8 @@ class Adversary(Callback):
     def before_fit(self):
         self.judges.to(self.dls.device)
         self.judge_opt = torch.optim.AdamW(self.judges.parameters(), self.judge_lr, betas=(.8, .99)) # betas of HiFi-GAN
+
+    def before_train(self): share_weights(self.judges) # all processes that train have the judges of the first
 
     def before_backward(self):
         if self.epoch < self.start: return

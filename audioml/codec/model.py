@@ -272,16 +272,17 @@ def _revive(self, level, said):
     "Move the unused code vectors of a level onto random ones of `said` (b, dim, t), a little apart."
     dead = torch.nonzero(self.idle[level] >= PATIENCE)[:, 0]
     if not len(dead): return
-    pool = said.detach().transpose(1, 2).flatten(0, 1)
-    order = torch.cat([torch.randperm(len(pool)) for _ in range(-(-len(dead)//len(pool)))])[:len(dead)]
-    drawn = pool[order.to(pool.device)]
-    self.net.quantizer.quantizers[level].codebook.weight[dead] = drawn*(1 + .01*torch.randn(drawn.shape).to(drawn))
+    pool, rng = self.everyone(said.detach()).transpose(1, 2).flatten(0, 1), derive_rng('revive', level, self.idle[level].tolist())
+    order = np.concatenate([rng.permutation(len(pool)) for _ in range(-(-len(dead)//len(pool)))])[:len(dead)]
+    drawn = pool[torch.from_numpy(order).to(pool.device)]
+    self.net.quantizer.quantizers[level].codebook.weight[dead] = drawn*(1 + .01*torch.from_numpy(rng.standard_normal(drawn.shape)).to(drawn))
     self.idle[level, dead] = 0
 
 @torch.no_grad()
 def _used(self, level, codes):
     self.idle[level] += 1
-    self.idle[level, codes.unique()] = 0
+    self.idle[level, self.everyone(codes).unique()] = 0
+Codec.everyone = staticmethod(lambda rows: rows) # what trains on several processes puts `rows_of_all` here
 Codec._revive, Codec._used = _revive, _used
 
 # %% ../../nbs/86_codec.model.ipynb #13c61f7c

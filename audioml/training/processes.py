@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PATIENCE', 'join_processes', 'rank_and_size', 'leave_processes', 'is_first', 'in_processes', 'from_first',
            'bounds_of', 'share_of', 'gather_rows', 'tensors_in', 'with_tensors', 'gather_batch', 'batch_norm_of_all',
-           'shared_norms', 'WholeBatch', 'sum_gradients', 'SumGradients', 'share_weights', 'InStep', 'together',
-           'Journey', 'arrive', 'destination']
+           'shared_norms', 'Shared', 'rows_of_all', 'WholeBatch', 'sum_gradients', 'SumGradients', 'share_weights',
+           'InStep', 'together', 'Journey', 'arrive', 'destination']
 
 # %% ../../nbs/51_training.processes.ipynb #88a0fb1a
 import atexit, contextlib, os, pickle, random, tempfile
@@ -199,6 +199,18 @@ def shared_norms(model:nn.Module, state):
     finally:
         for m in norms: del m.forward
 
+# %% ../../nbs/51_training.processes.ipynb #9c6f0982
+class Shared:
+    "What `together` knows of the batch in hand: its `idle` says that what this process has of it is a stand-in. None: nobody shares a batch."
+    state = None
+
+def rows_of_all(
+    x:Tensor # (rows, ...) of this process, as many as it has items
+) -> Tensor: # of all processes that train together, without stand-ins
+    "What a model says of all items of a batch; nothing flows back. Every process must ask, or none."
+    if Shared.state is None: return x.detach()
+    return gather_rows([x.detach()[:0] if Shared.state.idle else x.detach()], [0])[0]
+
 # %% ../../nbs/51_training.processes.ipynb #a73fe846
 class WholeBatch(Callback):
     "Give the loss and the metrics the batch of all processes."
@@ -237,7 +249,8 @@ class SumGradients(Callback):
 
 # %% ../../nbs/51_training.processes.ipynb #a46ab35c
 def share_weights(model:nn.Module):
-    "Give the weights and buffers of the first process to all."
+    "Give the weights and buffers of the first process to all; nothing happens to one that is alone."
+    if rank_and_size()[1] == 1: return
     for t in model.state_dict().values():
         if t.numel(): dist.broadcast(t, 0)
 
@@ -266,11 +279,12 @@ def together(
     arrive()
     times = 1 if os.environ.get('AUDIOML_SPLIT_BATCHES') == '1' else size
     for s in samplers: s.share, s.times = (rank, size), times
-    state = SimpleNamespace(idle=False)
+    state = Shared.state = SimpleNamespace(idle=False)
     try:
         with shared_norms(learn.model, state): yield [WholeBatch(state), SumGradients(), InStep(seed)]
         share_weights(learn.model) # the best ones, where they were restored
     finally:
+        Shared.state = None
         for s in samplers: s.share, s.times = (0, 1), 1
 
 # %% ../../nbs/51_training.processes.ipynb #1cf47467
