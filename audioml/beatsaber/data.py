@@ -230,7 +230,7 @@ def embedded_songs(
     "Songs of the embedded set in all styles by turns, and their splits."
     kinds = [s for s, k in zip(('train', 'valid', 'test'), shares) for _ in range(k)]
     songs = [(f'embedded-{seed}-{i:05}', Embedded(derive_seed('embedded', seed, i) % 2**31, GENRES[i % len(GENRES)], seconds)) for i in range(n)]
-    return songs, {s: kinds[(i + i//len(GENRES)) % len(kinds)] for i, (s, _) in enumerate(songs)} # each round of genres is dealt out anew
+    return songs, {s: kinds[sum(divmod(i, len(GENRES))) % len(kinds)] for i, (s, _) in enumerate(songs)} # each round of genres is dealt out anew
 
 def embedded_store(path, n:int=24, seed:int=0, seconds:float|None=60., n_workers:int=0) -> MapStore:
     "A store of `embedded_songs`."
