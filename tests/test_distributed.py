@@ -4,8 +4,7 @@ Processes on this computer meet through gloo; they are forked, except where the 
 """
 import json, os, signal, subprocess, time
 from pathlib import Path
-import nbformat, numpy as np, pytest, torch
-from runs import AUDIOML
+import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from fastai.metrics import Metric
 from torch import nn
@@ -13,6 +12,7 @@ from audioml.core import BadInput, RunFolder, derive_rng
 from audioml.losses import IGNORE, concordance_loss, token_loss
 from audioml.training.learner import TrainConfig, fit, make_dls, make_learner
 from audioml.training.processes import in_processes, is_first, rank_and_size
+from runs import AUDIOML, write_notebook
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
@@ -230,12 +230,13 @@ def test_alone_nothing_changes():
 
 # the command line
 
-CELLS = ["""bs:int = 4
+PARAMETERS = """bs:int = 4
 n_epoch:int = 6
 pause:float = 0.
 run_dir:str = 'runs/toy'
 resume:bool = False
-overwrite:bool = False""", """import os, time, torch
+overwrite:bool = False"""
+CELLS = ["""import os, time, torch
 from fastai.callback.core import Callback
 from audioml.core import *
 from audioml.training.learner import *
@@ -254,9 +255,7 @@ print('reported')"""]
 @pytest.fixture
 def toy(tmp_path):
     "A function that starts a command on the toy run."
-    cells = [nbformat.v4.new_markdown_cell('# Toy\n> Trains.'), *map(nbformat.v4.new_code_cell, CELLS)]
-    cells[1].metadata['tags'] = ['parameters']
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3'))), tmp_path/'toy.ipynb')
+    write_notebook(tmp_path/'toy.ipynb', *CELLS, parameters=PARAMETERS, title='# Toy\n> Trains.')
     env = os.environ | dict(PYTHONPATH=str(Path(__file__).parent), OMP_NUM_THREADS='1')
     env.pop('AUDIOML_PROGRESS')
     return lambda *words: subprocess.Popen([*AUDIOML, 'runs', 'start', 'toy.ipynb', *words], cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)

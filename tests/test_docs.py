@@ -133,6 +133,11 @@ def test_a_table_says_what_the_source_says():
     assert quarto(d, 'url#L1').startswith('---\n\n[source](url#L1)') and table(d) in quarto(d, 'url#L1')
     assert constants('audioml.core', 'x = 1\nAUDIO_SUFFIXES = (\n    1) # c\n_y = 2') == [(['AUDIO_SUFFIXES'], 'AUDIO_SUFFIXES = (\n    1) # c')]
 
+def test_a_type_that_two_modules_define_is_named_in_full():
+    d = describe('audioml.beatsaber.preference', 'prompt_at')
+    assert 'windows: audioml.beatsaber.data.NoteWindows' in d.sig and ('windows', 'NoteWindows') == d.rows[0][:2]
+    assert 'audioml' not in describe('audioml.windowing', 'n_windows').sig
+
 def test_names_become_links_where_it_is_clear_which():
     assert resolve('n_windows', None) == ('audioml.windowing', 'n_windows')
     assert resolve('core', None) == ('audioml.core', '') and resolve('core', 'audioml.midi') is None and resolve('groove', None) is None

@@ -6,6 +6,7 @@ import argparse, ast, atexit, gc, inspect, os, re, shutil, subprocess, sys, typi
 from functools import cache, reduce
 from html.parser import HTMLParser
 from importlib import import_module
+from importlib.util import resolve_name
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -56,7 +57,7 @@ def symbols(module):
             put(s.name, 'class', s)
             for d in s.body:
                 if isinstance(d, ast.FunctionDef): put(f'{s.name}.{d.name}', 'method', d)
-    return SimpleNamespace(text=text, all=names, at=at, uses=[f'{LIB}.{m}' for m in re.findall(r'^from \.+([\w.]+) import', text, re.M)])
+    return SimpleNamespace(text=text, all=names, at=at, uses=[resolve_name(m, module.rpartition('.')[0]) for m in re.findall(r'^from (\.+[\w.]+) import', text, re.M)])
 
 @cache
 def modules():
@@ -106,6 +107,11 @@ def _default(v):
     if len(text) < 50 and '<' not in text and '\n' not in text: return text
     return f'{type(v).__name__}(...)' if hasattr(v, '__dataclass_fields__') else '...'
 
+def in_full(types, module):
+    "Names of types that several modules define, with the module that `module` means: Sphinx could not tell."
+    def full(m): return '.'.join(found) if len(_homes().get(m[0], ())) > 1 and (found := resolve(m[0], module)) else m[0]
+    return re.sub(r'(?<![\w.])[A-Za-z_]\w*(?![\w.])', full, types)
+
 def _help(p):
     "What the command line says of a parameter: its annotation carries the text."
     more = p.annotation.__metadata__ if typing.get_origin(p.annotation) is typing.Annotated else ()
@@ -136,8 +142,8 @@ def describe(module, name):
     rows = [(stars.get(p.kind, '') + p.name, _type(p.annotation), '' if p.default is empty else _default(p.default), note(p.name).get('docment') or _help(p)) for p in params]
     ret = '' if kind == 'class' or sig.return_annotation in (empty, None) else _type(sig.return_annotation)
     raw = lambda t: _Raw(t) if t else empty
-    shown = [p.replace(annotation=raw(t), default=raw(d)) for p, (_, t, d, _) in zip(params, rows)]
-    text = str(inspect.Signature(shown, return_annotation=raw(ret) if ret else inspect.Signature.empty))
+    shown = [p.replace(annotation=raw(in_full(t, module)), default=raw(d)) for p, (_, t, d, _) in zip(params, rows)]
+    text = str(inspect.Signature(shown, return_annotation=raw(in_full(ret, module)) if ret else inspect.Signature.empty))
     try: ast.parse(f'def f{text}: pass')
     except SyntaxError: text = '(...)'
     doc = inspect.cleandoc(obj.__doc__ or '') if obj.__doc__ and not obj.__doc__.startswith(f'{attr}(') else ''
