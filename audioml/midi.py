@@ -494,7 +494,7 @@ def write_roots(
     return Path(copy)
 
 @lru_cache(16)
-def _synth(path, sample_rate, mtime, tuned=True, kind=0):
+def _synth(path, sample_rate, mtime, tuned, kind):
     "An open synthesizer for one instrument or kit; `mtime` makes a changed file a new one."
     with tempfile.TemporaryDirectory() as d:
         try:

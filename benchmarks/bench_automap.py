@@ -20,7 +20,7 @@ from audioml.audio import AudioClip
 from audioml.core import derive_seed
 from audioml.beatsaber.automap import SHARES, STAGES, MapConfig, Writer, bells, listen, load_automapper, place_onsets, write_blocks
 from audioml.beatsaber.data import condition_row
-from audioml.beatsaber.decode import MapGrammar, Plan, WritingConfig, hands_at
+from audioml.beatsaber.decode import MapGrammar, WritingConfig, hands_at, plan_bars
 from audioml.beatsaber.model import OnsetModel, onset_model_config
 from audioml.beatsaber.structure import FPS
 from audioml.beatsaber.synth import draw_song, render_song
@@ -58,12 +58,11 @@ def fullest(mapper, clip):
     "What `beam_search` is given for the four bars of a song that have the most onsets, after the bars before them."
     song = listen(mapper.onsets, clip, ('ExpertPlus',)); onsets = place_onsets(song); beats, sure = onsets['ExpertPlus']
     beatmap = write_blocks(mapper.notes, song, onsets, MapConfig(('ExpertPlus',)))['ExpertPlus']
-    w = Writer(mapper.notes, song, WritingConfig()); t = w.tokenizer.cfg
+    w = Writer(mapper.notes, song, WritingConfig())
     starts = w.per*np.arange(w.n_past, beats[-1]//w.per + 1); start = starts[np.argmax(np.searchsorted(beats, starts + w.step) - np.searchsorted(beats, starts))]
-    due = beats[(beats >= start) & (beats < start + w.step)]
     memory, inside = w.memory(start, bells(song, beats, sure), np.zeros((w.slots.n, 0), np.float32))
     given = mapper.notes.given(*(torch.as_tensor(np.asarray(x))[None] for x in (condition_row('ExpertPlus'), memory, inside)), guided=True)
-    plan = Plan(tuple(np.round((due - start)*t.ticks).astype(int).tolist()), tuple(song.timing.seconds(due).tolist()), w.n_bars, hands_at(beatmap, start))
+    plan = plan_bars(w.tokenizer.cfg, song.timing, beats, start, w.n_bars, hands=hands_at(beatmap, start))
     return mapper.notes.decoder, w.prompt(beatmap, start), MapGrammar(w.tokenizer, [plan]), given
 
 

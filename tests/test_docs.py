@@ -73,6 +73,7 @@ def helped(*words):
     names = re.findall(r'^  ([a-z]+)  ', said, re.M)
     return {c for n in names for c in helped(*words, n)} if names else {' '.join(words)}
 
+def codes_of(markdown): return re.findall(r'```.*?```|`[^`\n]+`', markdown, re.S)
 def named(codes): return {c for code in codes for c in re.findall(r'\baudioml ([a-z]+(?: [a-z]+)?)', code)}
 
 def test_help_readme_and_site_name_the_same_commands(site):
@@ -80,12 +81,12 @@ def test_help_readme_and_site_name_the_same_commands(site):
     commands = helped()
     assert len(commands) > 10 and {'version', 'drums transcribe', 'runs sweep'} <= commands
     codes = lambda page: [c.get_text() for c in BeautifulSoup((site/page).read_text(), 'html.parser').select('article code, article pre')]
-    assert named(re.findall(r'```.*?```|`[^`\n]+`', (docsite.root/'README.md').read_text(), re.S)) == commands
+    assert named(codes_of((docsite.root/'README.md').read_text())) == commands
     assert named(codes('index.html')) == commands
     assert {name for c in codes('cli.html') if (name := c.removeprefix('audioml ')) in commands} == commands
     everywhere = [docsite.root/'CONTRIBUTING.md', *(docsite.root/'audioml'/'bundles').rglob('*.md')]
     texts = [f.read_text() for f in everywhere] + [c['source'] for p in notebooks() for c in nbformat.read(docsite.root/'nbs'/p, 4).cells if c.cell_type == 'markdown']
-    assert named(code for t in texts for code in re.findall(r'```.*?```|`[^`\n]+`', t, re.S)) <= commands | {c.split()[0] for c in commands}
+    assert named(code for t in texts for code in codes_of(t)) <= commands | {c.split()[0] for c in commands}
 
 def test_every_notebook_is_in_one_section():
     paths = notebooks()

@@ -8,7 +8,6 @@ from audioml.core import BadInput, write_json
 from audioml.sweep import *
 from runs import AUDIOML, audioml, write_notebook
 
-
 PARAMETERS = '''run_dir:str = 'runs/toy'  # where everything goes
 overwrite:bool = False    # replace a finished run
 resume:bool = False       # go on with an unfinished one

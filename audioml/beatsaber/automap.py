@@ -6,9 +6,8 @@
 __all__ = ['LEAST_SECONDS', 'SILENCE', 'GRIDS', 'EDGES', 'FAINTEST', 'FAR', 'GUESS', 'NOTES_AN_ONSET', 'EASIER', 'LIKE',
            'VARIETY', 'NEW', 'LANES', 'EVENTS_A_SECOND', 'MAPPER', 'SHARES', 'STAGES', 'TRIES', 'check_length',
            'check_song', 'HeardSong', 'listen', 'grid_lines', 'line_strength', 'place_onsets', 'MapConfig', 'Writer',
-           'bells', 'bar_likeness', 'earlier', 'find_theme', 'patterns', 'is_varied', 'write_blocks', 'write_lights',
-           'Automap', 'Automapper', 'as_level', 'song_names', 'load_song', 'load_automapper', 'map_figures',
-           'automap_table']
+           'bells', 'bar_likeness', 'earlier', 'find_theme', 'is_varied', 'write_blocks', 'write_lights', 'Automap',
+           'Automapper', 'as_level', 'song_names', 'load_song', 'load_automapper', 'map_figures', 'automap_table']
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #c83006b0
 import tempfile
@@ -240,17 +239,13 @@ def find_theme(
 # %% ../../nbs/94_beatsaber.automap.ipynb #7dfceea3
 VARIETY, NEW = 40, 1/3 # patterns of a song; share of the moments that brings new ones until then
 
-def patterns(beatmap:Beatmap) -> set:
-    "What there is to cut at a moment, for all moments: sorted tuples of (x, y, color, direction)."
-    starts, _ = moments(beatmap); rows = beatmap.notes[['x', 'y', 'color', 'direction']].tolist()
-    return {tuple(sorted(rows[a:b])) for a, b in zip(starts, np.r_[starts[1:], len(rows)])}
-
 def is_varied(
     beatmap:Beatmap, # as far as it is written
     due:int          # moments that are written next
 ) -> bool:
     "Has a map patterns enough, even if the next moments bring none?"
-    return len(patterns(beatmap)) >= min(VARIETY, NEW*(len(moments(beatmap)[0]) + due))
+    _, cut = patterns(beatmap)
+    return len(set(cut)) >= min(VARIETY, NEW*(len(cut) + due))
 
 # %% ../../nbs/94_beatsaber.automap.ipynb #de3b899e
 def write_blocks(
@@ -273,11 +268,12 @@ def write_blocks(
         due = {n: b[(b >= beat - 1e-6) & (b < beat + w.step - 1e-6)] for n, (b, _) in onsets.items()}
         names = [n for n in maps if len(due.get(n, ()))]
         bars = earlier(likeness, int(beat/w.per), w.n_bars) if cfg.themes else []
-        themes = {n: bars if is_varied(maps[n], len(due[n])) else [] for n in names}
+        themes = {n: bars for n in names if bars and is_varied(maps[n], len(due[n]))}
         if names: maps |= dict(zip(names, _write_window(w, names, beat, due, heard, maps, themes, cfg)))
         if progress: progress(i + 1, len(starts))
     return maps
 
+# %% ../../nbs/94_beatsaber.automap.ipynb #306ab05a
 def _plan(w, name, beat, due, beatmap, bars):
     hands = hands_at(beatmap, beat)
     return plan_bars(w.tokenizer.cfg, w.song.timing, due, beat, w.n_bars, hands=hands, hand_gap=skill(name).hand_gap, theme=find_theme(w, beatmap, beat, bars, hands))
@@ -287,7 +283,7 @@ def _write_window(w, names, beat, due, heard, maps, themes, cfg):
     timing = w.song.timing; seconds = float(np.diff(timing.seconds(np.array([beat, beat + w.step])))[0])
     rows = [condition_row(n, w.song.genre, NOTES_AN_ONSET*len(due[n])/seconds, 60*w.step/seconds) for n in names]
     memory, inside = zip(*(w.memory(beat, heard[n], np.zeros((w.slots.n, 0), np.float32)) for n in names))
-    grammar = MapGrammar(w.tokenizer, [_plan(w, n, beat, due[n], maps[n], themes[n]) for n in names])
+    grammar = MapGrammar(w.tokenizer, [_plan(w, n, beat, due[n], maps[n], themes.get(n, ())) for n in names])
     seeds = [derive_seed(cfg.seed, 'blocks', n, int(beat)) for n in names]
     new = write_rows(w.model, [w.prompt(maps[n], beat) for n in names], np.stack(rows), np.stack(memory), np.stack(inside), grammar, seeds, w.cfg, w.draft)
     def add(m, tokens): return m.replace(notes=np.concatenate([m.notes, w.tokenizer.decode(tokens, w.song.empty(), start=beat).notes]))
@@ -441,7 +437,7 @@ def map_figures(
 ) -> dict:
     "Share of left blocks, cells, patterns, share of the commonest direction, parity errors a swing, notes a second, light events, other errors, score."
     n, s, errors = beatmap.notes, swings(beatmap), errors_by_check(beatmap, name)
-    return dict(blocks=len(n), left=float((n['color'] == 0).mean()) if len(n) else np.nan, cells=int((cells_used(beatmap) > 0).sum()), patterns=len(patterns(beatmap)),
+    return dict(blocks=len(n), left=float((n['color'] == 0).mean()) if len(n) else np.nan, cells=int((cells_used(beatmap) > 0).sum()), patterns=len(set(patterns(beatmap)[1])),
                 direction=float(direction_shares(beatmap).max()) if len(n) else np.nan, parity=float(s['error'].mean()) if len(s) else 0., nps=notes_a_second(beatmap),
                 lights=len(beatmap.events), errors=int(sum(errors.values())), score=score(beatmap) if len(np.unique(n['beat'])) > 1 else np.nan)
 

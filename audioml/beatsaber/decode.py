@@ -66,6 +66,7 @@ class Plan:
     hand_gap:float=.1  # s within which a hand does not swing again, if the other one can
     theme:dict=field(default_factory=dict) # tick -> ((note, direction), ...): what is to come again there, as far as the hands can
 
+# %% ../../nbs/93d_beatsaber.decode.ipynb #d19ddc20
 def plan_bars(
     cfg:MapTokenizerConfig,
     timing:Timing,      # clock of the song
@@ -79,6 +80,7 @@ def plan_bars(
     ticks = ticks[(ticks >= 0) & (ticks < n_bars*cfg.bar_ticks)]
     return Plan(tuple(ticks.tolist()), tuple(timing.seconds(start + ticks/cfg.ticks).tolist()), n_bars, **known)
 
+# %% ../../nbs/93d_beatsaber.decode.ipynb #a21236e3
 def bars_before(
     tokenizer:BeatTokenizer,
     beatmap:Beatmap, # as far as it is written
@@ -90,6 +92,7 @@ def bars_before(
     known = tokenizer.encode(beatmap, beat - n*per, beat) if n else np.zeros(0, np.int64)
     return np.r_[BOS, np.full(n_past - n, tokenizer.vocab.spans['bar'].start), known].astype(np.int64)
 
+# %% ../../nbs/93d_beatsaber.decode.ipynb #b3e9e7fd
 class _Row(NamedTuple):
     "Where a row stands."
     plan:Plan

@@ -7,8 +7,8 @@ __all__ = ['TURNED', 'MOST_OF_ONE', 'MOST_OF_DIRECTION', 'MIN_CELLS', 'MAX_REPEA
            'BOMB_NEAR', 'WALL_CLEAR', 'WALL_BEATS', 'STEPS_OF_POLISH', 'Change', 'note_changes', 'n_changed',
            'findings_at', 'lawful', 'anchored', 'cheapest_choices', 'repair_swings', 'move_blocks', 'repair_vision',
            'importance', 'drop_blocks', 'repair_stacks', 'repair_speed', 'notes_a_second', 'limit_density', 'mirrored',
-           'balance_colors', 'direction_shares', 'diversify_directions', 'cells_used', 'cover_grid', 'moments',
-           'repeats', 'vary_repeats', 'add_bombs', 'add_walls', 'polish', 'change_table']
+           'balance_colors', 'direction_shares', 'diversify_directions', 'cells_used', 'cover_grid', 'patterns',
+           'moments', 'repeats', 'vary_repeats', 'add_bombs', 'add_walls', 'polish', 'change_table']
 
 # %% ../../nbs/90e_beatsaber.postprocess.ipynb #10a093ca
 from collections import Counter
@@ -547,17 +547,23 @@ def _fill(beatmap, name, cell, rng, tries=16):
 # %% ../../nbs/90e_beatsaber.postprocess.ipynb #18707baa
 MAX_REPEATS, MAX_PERIOD = 5, 8 # times a pattern may come in a row; moments in the longest pattern that is looked for
 
+def patterns(
+    beatmap:Beatmap
+) -> tuple:         # (m,) index of the first block of each moment; list of what is there: tuples of (x, y, color, direction), sorted
+    "The moments of a map, blocks within 10 ms together, and what is to be cut at each."
+    n, t = beatmap.notes, beatmap.seconds(beatmap.notes['beat'])
+    starts, rows = np.flatnonzero(np.diff(t, prepend=-np.inf) > SAME_TIME), n[['x', 'y', 'color', 'direction']].tolist()
+    return starts, [tuple(sorted(rows[a:b])) for a, b in zip(starts, np.r_[starts[1:], len(n)])]
+
 def moments(
     beatmap:Beatmap
 ) -> tuple:         # (m,) index of the first block of each; (m,) what is there, equal numbers for equal moments
-    "The moments of a map, blocks within 10 ms together, and which of them are alike: same blocks, and as long after the one before."
-    n, t = beatmap.notes, beatmap.seconds(beatmap.notes['beat'])
-    starts = np.flatnonzero(np.diff(t, prepend=-np.inf) > SAME_TIME)
-    wait = np.round(np.diff(n['beat'][starts], prepend=-1e9)*16).astype(int)
-    rows, seen = n[['x', 'y', 'color', 'direction']].tolist(), {}
-    alike = [seen.setdefault((w, *sorted(rows[a:b])), len(seen)) for w, a, b in zip(wait.tolist(), starts, np.r_[starts[1:], len(n)])]
-    return starts, np.array(alike, int)
+    "The moments of a map, and which of them are alike: same blocks, and as long after the one before."
+    (starts, cut), seen = patterns(beatmap), {}
+    wait = np.round(np.diff(beatmap.notes['beat'][starts], prepend=-1e9)*16).astype(int)
+    return starts, np.array([seen.setdefault(alike, len(seen)) for alike in zip(wait.tolist(), cut)], int)
 
+# %% ../../nbs/90e_beatsaber.postprocess.ipynb #2259b0b6
 def repeats(
     beatmap:Beatmap
 ) -> np.ndarray:    # indices of the first block of each time that is one too many
